@@ -1,0 +1,34 @@
+# Both commands set up everything they need in .venv; a second run finds it there.
+PYTHON ?= python3
+BIN := .venv/bin
+OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
+
+.PHONY: demo test format clean
+
+demo: .venv/.lab
+	$(BIN)/adabelief demo --out demo
+
+test: .venv/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	ADABELIEF_PYTORCH_005=$(OFFICIAL_005) $(BIN)/pytest -n 2
+
+format: .venv/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.lab: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[lab]'
+	touch $@
+
+.venv/.test: pyproject.toml .venv/.lab
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target $(OFFICIAL_005) adabelief-pytorch==0.0.5
+	touch $@
+
+clean:
+	rm -rf .venv demo

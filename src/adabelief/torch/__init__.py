@@ -1,0 +1,11 @@
+"""AdaBelief for PyTorch."""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("AdaBelief for PyTorch needs torch: pip install 'adabelief[torch]'") from error
+
+from adabelief.torch.optimizer import AdaBelief, AdaBeliefW
+from adabelief.torch.ranger import RangerAdaBelief
+
+__all__ = ["AdaBelief", "AdaBeliefW", "RangerAdaBelief"]

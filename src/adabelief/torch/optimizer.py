@@ -1,0 +1,359 @@
+"""AdaBelief and AdaBeliefW for PyTorch."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from adabelief import rule
+from adabelief.torch import state
+from adabelief.torch.update import Options, Tensors, update
+
+Group = dict[str, Any]
+
+
+class Base(Optimizer):
+    """What the family shares: options live in the groups, the scalars in `rule`, the update in `update`."""
+
+    grad_scale: Tensor | float | None = None
+    """Set before a step: gradients are divided by it (the GradScaler's contract)."""
+
+    found_inf: Tensor | float | None = None
+    """Set before a step: the step is skipped where it is not 0 (the GradScaler's contract)."""
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group of parameters; options that it does not name are the constructor's.
+
+        Raises:
+            ValueError: If an option is out of its range.
+        """
+        group = self.defaults | param_group
+        self._check(group)
+        warned = any(self._never_adaptive(other) for other in self.param_groups)
+        super().add_param_group(param_group)
+        if self._never_adaptive(group) and not warned:
+            beta2 = group["betas"][1]
+            warnings.warn(
+                f"betas[1] = {beta2}: rectified steps never become adaptive, since N_inf = 2/(1 - beta2) - 1 = "
+                f"{rule.sma_limit(beta2):.3g} is below {self._adaptive_from(group):g}. Use a larger beta2 or "
+                "rectify=False.",
+                stacklevel=2,
+            )
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: Evaluates the model again and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            RuntimeError: If a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.found_inf is not None and float(self.found_inf):
+            return loss
+        for group in self.param_groups:
+            with torch.set_grad_enabled(group["differentiable"]):
+                self._step_group(group)
+        return loss
+
+    def _step_group(self, group: Group) -> None:
+        tensors = Tensors.empty()
+        self._init_group(group, *tensors)
+        traced = group["capturable"] or torch.compiler.is_compiling()
+        grad_scale, lr = self.grad_scale, group["lr"]
+        if not traced and not group["differentiable"]:
+            grad_scale = None if grad_scale is None else float(grad_scale)
+            lr = float(lr)
+        update(
+            tensors,
+            partial(self._coefficients, group, lr),
+            self._options(group)._replace(maximize=group["maximize"], grad_scale=grad_scale),
+            foreach=group["foreach"] is not False and not group["differentiable"],
+            traced=traced,
+        )
+
+    def _init_group(
+        self, group: Group, params: list[Tensor], grads: list[Tensor], *state_lists: list[Tensor]
+    ) -> None:
+        # torch.compile runs a method of this name, with empty lists as arguments, instead of tracing it.
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            if p.grad.is_sparse:
+                raise RuntimeError(
+                    f"{type(self).__name__} does not support sparse gradients (a parameter of shape "
+                    f"{tuple(p.shape)} has one): use torch.optim.SparseAdam for it, or Embedding(sparse=False)"
+                )
+            entry = state.begin(
+                self.state[p],
+                p,
+                amsgrad=group["amsgrad"],
+                lookahead="k" in group,
+                capturable=group["capturable"],
+            )
+            if group["differentiable"]:
+                entry.update({name: x.clone() for name, x in entry.items() if name != "step"})
+            params.append(p)
+            grads.append(p.grad)
+            for name, tensors in zip(Tensors._fields[2:], state_lists, strict=True):
+                key = name.removesuffix("s")
+                if key in entry and (key != "max_exp_avg_var" or group["amsgrad"]):
+                    tensors.append(entry[key])
+
+    def _coefficients(self, group: Group, lr: Any, t: Any, **more: Any) -> rule.Coefficients:
+        names = (
+            "betas",
+            "eps",
+            "weight_decay",
+            "weight_decouple",
+            "fixed_decay",
+            "rectify",
+            "degenerated_to_sgd",
+        )
+        return rule.coefficients(t, lr=lr, **{name: group[name] for name in names}, **more)
+
+    def _options(self, group: Group) -> Options:
+        return Options()
+
+    def _adaptive_from(self, group: Group) -> float:
+        return rule.ADAPTIVE_FROM
+
+    def _never_adaptive(self, group: Group) -> bool:
+        return bool(group["rectify"]) and rule.sma_limit(group["betas"][1]) < self._adaptive_from(group)
+
+    def _check(self, group: Group) -> None:
+        """Raises ValueError for the first option that is out of its range."""
+        lr, betas = group["lr"], group["betas"]
+        if isinstance(lr, Tensor):
+            if lr.numel() != 1:
+                raise ValueError(
+                    f"lr must be a number or a tensor of one element, got a tensor of shape {tuple(lr.shape)}"
+                )
+            lr = lr.item()
+        check("lr", lr, "a finite number, at least 0", lambda x: 0 <= x < math.inf)
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"betas must be a pair of numbers in [0, 1), got {betas!r}")
+        for i, beta in enumerate(betas):
+            check(f"betas[{i}]", beta, "a number in [0, 1)", lambda x: 0 <= x < 1)
+        for name in ("eps", "weight_decay"):
+            check(name, group[name], "a finite number, at least 0", lambda x: 0 <= x < math.inf)
+        if group["fused"]:
+            raise ValueError(
+                "fused=True: this version has no fused kernels; use foreach=True, or fused=None to let it choose"
+            )
+        if group["foreach"] and group["differentiable"]:
+            raise ValueError(
+                "foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state_dict of this class, of adabelief-pytorch 0.0.5 to 0.2.1, timm or ranger-adabelief.
+
+        State keeps the precision in which it was saved or float32, whichever is wider, also for half-precision
+        parameters. The options are those of the checkpoint; the ones that other packages do not save (weight_decouple,
+        rectify, ...) stay as this optimizer was constructed.
+
+        Raises:
+            ValueError: If the groups differ in number or size, or the state is that of another algorithm.
+        """
+        state.load(self, state_dict, super().load_state_dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {name}: {value}" for name, value in sorted(group.items()) if name != "params"]
+            floor = rule.denominator_floor(group["eps"], group["betas"][1])
+            lines.append(f"    denominator floor: {floor:.2g} = sqrt(eps / (1 - beta2)) + eps")
+        return "\n".join([*lines, ")"])
+
+
+def check(name: str, value: Any, range_: str, holds: Callable[[Any], bool]) -> None:
+    """Raises ValueError, naming argument, value and range, unless the value is a number for which `holds` is true."""
+    if not isinstance(value, Real) or not holds(value):
+        raise ValueError(f"{name} must be {range_}, got {value!r}")
+
+
+class AdaBelief(Base):
+    r"""AdaBelief: Adam that divides by how far the gradient strays from its own mean.
+
+    Per parameter p with gradient g at step t, element by element (first line with `weight_decouple`, second without):
+
+        p ← p − lr · weight_decay · p
+        g ← g + weight_decay · p
+        m ← beta1 · m + (1 − beta1) · g
+        s ← beta2 · s + (1 − beta2) · (g − m)² + eps
+        p ← p − lr · m/(1 − beta1^t) / (√(s/(1 − beta2^t)) + eps)
+
+    At beta1 = 0, where g − m would always be 0, the residual is taken against the previous mean. fp16 and bf16
+    parameters are stepped in float32, with float32 state, and rounded once; complex ones as pairs of reals. `p.grad` is
+    only read.
+
+    **Choosing eps.** The eps that stays in s makes the denominator at least √(eps/(1−beta2)) + eps: 3.2e-3 for 1e-8,
+    which is close to SGD, and 3.2e-7 for 1e-16, which is as adaptive as Adam. Take 1e-8 where SGD beats Adam (image
+    classification), 1e-12 to 1e-16 where Adam beats SGD (Transformers, GANs, RNNs); a good eps of Adam corresponds to
+    its square here (`adabelief.eps_from_adam`). `adabelief.recommended(task)` has published settings. With eps = 0, a
+    weight whose gradient has always been 0 becomes nan (0/0).
+
+    **Clipping.** Clip by norm, not by value: elements clamped to a bound step after step look perfectly predictable,
+    g − m tends to 0 and the step grows up to the limit that eps sets.
+
+    Args:
+        params: Parameters, named parameters, or dicts of parameter groups; every option below may differ per group.
+        lr: Learning rate; a tensor of one element too (with it, torch.compile never recompiles when it changes).
+        betas: Decay rates of the mean of g and of the mean of (g − m)², each in [0, 1).
+        eps: Added to s at every step and to its root; see above.
+        weight_decay: Decay rate.
+        amsgrad: Divide by the root of the largest s so far.
+        weight_decouple: Decay p itself, by the factor 1 − lr · weight_decay, instead of adding the decay to g.
+        fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
+        rectify: Take rectified steps as RAdam does; with `amsgrad` they use the largest s as well.
+        degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at beta2 = 0.999) instead of waiting.
+        foreach: Update lists of tensors at a time (True, and the default), or one tensor after another (False). The
+            lists are bucketed: the one temporary copy is of a bucket, not of the model.
+        maximize: Climb.
+        capturable: Keep step counts on the parameters' device, for CUDA graphs.
+        differentiable: Let autograd record the step; the state is replaced instead of changed in place.
+        fused: There are no fused kernels in this version: True is refused.
+
+    Raises:
+        ValueError: If an option, of the optimizer or of a group, is out of its range.
+        RuntimeError: From `step`, for sparse gradients.
+
+    Source: Zhuang et al., NeurIPS 2020, https://arxiv.org/abs/2010.07468.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = AdaBelief([weight], lr=0.1)
+        >>> for _ in range(200):
+        ...     optimizer.zero_grad()
+        ...     loss = (weight**2).sum()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> loss.item() < 1e-3
+        True
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        weight_decouple: bool = False,
+        fixed_decay: bool = False,
+        rectify: bool = False,
+        degenerated_to_sgd: bool = True,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            dict(
+                lr=lr,
+                betas=betas,
+                eps=eps,
+                weight_decay=weight_decay,
+                amsgrad=amsgrad,
+                weight_decouple=weight_decouple,
+                fixed_decay=fixed_decay,
+                rectify=rectify,
+                degenerated_to_sgd=degenerated_to_sgd,
+                foreach=foreach,
+                maximize=maximize,
+                capturable=capturable,
+                differentiable=differentiable,
+                fused=fused,
+            ),
+        )
+
+
+class AdaBeliefW(AdaBelief):
+    r"""AdaBelief with decoupled weight decay, 1e-2 unless told otherwise: to AdaBelief what AdamW is to Adam.
+
+        p ← p · (1 − lr · weight_decay), then AdaBelief's step without decay
+
+    Everything else, arguments and errors too, is as in `AdaBelief`; `weight_decouple` is always True.
+
+    Source: Zhuang et al., NeurIPS 2020; Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> weight.grad = torch.zeros(1)
+        >>> AdaBeliefW([weight], lr=0.1, weight_decay=0.5).step()
+        >>> round(weight.item(), 4)
+        0.95
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        fixed_decay: bool = False,
+        rectify: bool = False,
+        degenerated_to_sgd: bool = True,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            weight_decouple=True,
+            fixed_decay=fixed_decay,
+            rectify=rectify,
+            degenerated_to_sgd=degenerated_to_sgd,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for (
+            group
+        ) in self.param_groups:  # also where the checkpoint is that of an AdaBelief with coupled decay
+            group["weight_decouple"] = True

@@ -1,0 +1,138 @@
+"""RangerAdaBelief for PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from adabelief import rule
+from adabelief.torch.optimizer import Base, Group, check
+from adabelief.torch.update import Options
+
+
+class RangerAdaBelief(Base):
+    r"""Ranger with AdaBelief: gradient centralization, rectified AdaBelief, and Lookahead.
+
+        g ← g − mean of g over all dimensions but the first         (gradient centralization)
+        p ← the rectified, decoupled AdaBelief step with g          (see `AdaBelief`)
+        in every k-th step: slow ← slow + alpha · (p − slow), p ← slow           (Lookahead)
+
+    Defaults and argument names are those of ranger-adabelief 0.1.0, and it takes the same steps, but for that package's
+    defects: here `step(closure)` evaluates the closure and returns its loss, decoupled decay is by 1 − lr · weight_decay
+    in every step and never enters the momentum, `p.grad` stays as it is, every option is read from its group, and
+    float64 parameters keep their precision. As there, eps enters s only from the first adaptive step on.
+
+    Args:
+        params: Parameters, named parameters, or dicts of parameter groups.
+        lr: Learning rate; a tensor of one element too.
+        alpha: Lookahead's share of the way from the slow weights to the fast ones, in [0, 1].
+        k: Steps between two synchronizations of Lookahead, at least 1.
+        N_sma_threshhold: Least length N_t of the simple moving average for an adaptive step, at least 4.
+        betas: Decay rates of the mean of g and of the mean of (g − m)².
+        eps: Added to s at every adaptive step and to its root. The default makes the denominator at least 0.1, close to
+            momentum SGD; 1e-12 is what the authors use.
+        weight_decay: Decay rate.
+        use_gc: Centralize gradients.
+        gc_conv_only: Only those of at least 4 dimensions (convolutions), instead of at least 2.
+        gc_loc: Centralize the gradient (True), or else the step m / (√s + eps).
+        weight_decouple: Decay p itself instead of adding the decay to g.
+        fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
+        amsgrad: Divide by the root of the largest s so far.
+        degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
+        foreach: As in `AdaBelief`, and so are `maximize`, `capturable`, `differentiable` and `fused`.
+        maximize: Climb.
+        capturable: Keep step counts on the parameters' device, for CUDA graphs.
+        differentiable: Let autograd record the step.
+        fused: There are no fused kernels in this version: True is refused.
+
+    Raises:
+        ValueError: If an option, of the optimizer or of a group, is out of its range.
+        RuntimeError: From `step`, for sparse gradients.
+
+    Source: ranger-adabelief 0.1.0; Zhuang et al., NeurIPS 2020; Zhang et al., "Lookahead Optimizer", NeurIPS 2019; Yong
+    et al., "Gradient Centralization", ECCV 2020.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.ones(2, 3))
+        >>> weight.grad = torch.full((2, 3), 7.0)  # the same along every row: nothing is left once centralized
+        >>> RangerAdaBelief([weight]).step()
+        >>> bool((weight == 1).all())
+        True
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        alpha: float = 0.5,
+        k: int = 6,
+        N_sma_threshhold: float = 5,
+        betas: tuple[float, float] = (0.95, 0.999),
+        eps: float = 1e-5,
+        weight_decay: float = 0.0,
+        use_gc: bool = True,
+        gc_conv_only: bool = False,
+        gc_loc: bool = True,
+        *,
+        weight_decouple: bool = True,
+        fixed_decay: bool = False,
+        amsgrad: bool = False,
+        degenerated_to_sgd: bool = True,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            dict(
+                lr=lr,
+                alpha=alpha,
+                k=k,
+                N_sma_threshhold=N_sma_threshhold,
+                betas=betas,
+                eps=eps,
+                weight_decay=weight_decay,
+                use_gc=use_gc,
+                gc_conv_only=gc_conv_only,
+                gc_loc=gc_loc,
+                weight_decouple=weight_decouple,
+                fixed_decay=fixed_decay,
+                amsgrad=amsgrad,
+                rectify=True,
+                degenerated_to_sgd=degenerated_to_sgd,
+                foreach=foreach,
+                maximize=maximize,
+                capturable=capturable,
+                differentiable=differentiable,
+                fused=fused,
+            ),
+        )
+
+    def _coefficients(self, group: Group, lr: Any, t: Any, **more: Any) -> rule.Coefficients:
+        adaptive_from = self._adaptive_from(group)
+        return super()._coefficients(
+            group, lr, t, adaptive_from=adaptive_from, eps_before_adaptive=False, **more
+        )
+
+    def _options(self, group: Group) -> Options:
+        gc_min_dim = (4 if group["gc_conv_only"] else 2) if group["use_gc"] else 0
+        return Options(gc_min_dim=gc_min_dim, gc_loc=group["gc_loc"], k=group["k"], alpha=group["alpha"])
+
+    def _adaptive_from(self, group: Group) -> float:
+        return float(group["N_sma_threshhold"])
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        check("k", group["k"], "a whole number, at least 1", lambda x: x >= 1 and x == int(x))
+        check("alpha", group["alpha"], "a number in [0, 1]", lambda x: 0 <= x <= 1)
+        check("N_sma_threshhold", group["N_sma_threshhold"], "a number, at least 4", lambda x: x >= 4)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["rectify"] = True

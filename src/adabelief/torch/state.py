@@ -1,0 +1,64 @@
+"""The state of a parameter: its precision, how it begins, and how it is loaded without losing digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from adabelief.torch.migrate import migrated
+
+State = dict[str, Any]
+
+
+def state_dtype(p: Tensor) -> torch.dtype:
+    """The type in which p is stepped and its state is kept: float32 for narrower types, else p's own."""
+    return torch.promote_types(p.dtype, torch.float32)
+
+
+def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable: bool) -> State:
+    """Fills in what is missing of p's state: zeros, and for Lookahead's slow weights p itself."""
+    if "step" not in state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if capturable else "cpu")
+    for name in ("exp_avg", "exp_avg_var", *(["max_exp_avg_var"] if amsgrad else [])):
+        if name not in state:
+            state[name] = torch.zeros_like(p, dtype=state_dtype(p), memory_format=torch.preserve_format)
+    if lookahead and "slow_buffer" not in state:
+        state["slow_buffer"] = p.detach().to(state_dtype(p), memory_format=torch.preserve_format, copy=True)
+    return state
+
+
+def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], None]) -> None:
+    """Runs `base_load`, torch's own loading, but keeps the precision in which the state was saved.
+
+    torch casts every state tensor to its parameter's type, which turns a float32 variance of a float16 parameter into
+    zeros. Checkpoints of other packages are translated on the way. Both happen between the optimizer's own hooks: after
+    the user's pre-hooks, before the user's post-hooks.
+    """
+    loaded: State = {}
+
+    def translate(optimizer: Optimizer, state_dict: State) -> State:
+        loaded.update(migrated(state_dict, optimizer))
+        return loaded
+
+    def restore(optimizer: Optimizer) -> None:
+        saved_ids = [i for group in loaded["param_groups"] for i in group["params"]]
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        for i, p in zip(saved_ids, params, strict=True):
+            for name, value in loaded["state"].get(i, {}).items():
+                if isinstance(value, Tensor) and name != "step":
+                    # a copy, as torch makes it, unless the cast made one
+                    optimizer.state[p][name] = value.to(p.device, state_dtype(p), copy=True)
+
+    hooks = (
+        optimizer.register_load_state_dict_pre_hook(translate),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+    )
+    try:
+        base_load(state_dict)
+    finally:
+        for hook in hooks:
+            hook.remove()
