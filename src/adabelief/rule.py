@@ -27,7 +27,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 ADAPTIVE_FROM = 5.0
 """Rectified steps are adaptive from this length N_t of the simple moving average on."""
@@ -132,13 +132,11 @@ def coefficients(
         step_size = step_size * xp.where(
             adaptive, xp.sqrt(correction2 * variance_ratio), 1.0 if degenerated_to_sgd else 0.0
         )
-        root_scale = xp.where(adaptive, 1.0, 0.0)
-        offset = xp.where(adaptive, eps, 1.0)
-        eps_in_s = eps if eps_before_adaptive else xp.where(adaptive, eps, 0.0)
+        root_scale = xp.where(adaptive, 0.0 * n + 1.0, 0.0)  # 0 or 1 in the type of t
+        offset = root_scale * eps + (1.0 - root_scale)
+        eps_in_s = eps if eps_before_adaptive else root_scale * eps
     belief_gain = (1.0 - beta2) * residual * residual
-    return Coefficients(
-        shrink, coupled, 1.0 - beta1, beta2, belief_gain, eps_in_s, step_size, root_scale, offset
-    )
+    return Coefficients(shrink, coupled, 1.0 - beta1, beta2, belief_gain, eps_in_s, step_size, root_scale, offset)
 
 
 def sma_limit(beta2: Any) -> Any:
@@ -181,8 +179,8 @@ def denominator_floor(eps: float, beta2: float) -> float:
 
 
 def reference_step(
-    p: ArrayLike,
-    g: ArrayLike,
+    p: Any,
+    g: Any,
     state: dict[str, Any] | None = None,
     *,
     amsgrad: bool = False,
@@ -198,7 +196,7 @@ def reference_step(
     """One whole step in NumPy float64: the expected value of every implementation.
 
     Args:
-        p: Parameter, of any shape; a complex one is stepped as its real and its imaginary part.
+        p: Parameter, an array of any shape; a complex one is stepped as its real and its imaginary part.
         g: Its gradient, of the same shape.
         state: What the previous call returned, or None before the first step: `step`, `exp_avg`, `exp_avg_var`, and
             `max_exp_avg_var` or `slow_buffer` where they are used.
@@ -221,8 +219,8 @@ def reference_step(
         array([0.8889, 2.1111])
     """
     p, g = np.asarray(p), np.asarray(g)
-    arguments = dict(amsgrad=amsgrad, maximize=maximize, grad_scale=grad_scale, use_gc=use_gc)
-    arguments |= dict(gc_conv_only=gc_conv_only, gc_loc=gc_loc, k=k, alpha=alpha, **options)
+    arguments: dict[str, Any] = {"amsgrad": amsgrad, "maximize": maximize, "grad_scale": grad_scale, "use_gc": use_gc}
+    arguments |= {"gc_conv_only": gc_conv_only, "gc_loc": gc_loc, "k": k, "alpha": alpha, **options}
     if np.iscomplexobj(p):
         (p_real, s_real), (p_imag, s_imag) = (
             reference_step(

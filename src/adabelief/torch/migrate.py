@@ -2,7 +2,7 @@
 
 | package | what is translated |
 |---|---|
-| adabelief-pytorch 0.0.5 to 0.2.1, timm | options that it keeps outside the checkpoint come from the new optimizer; its caches are dropped |
+| adabelief-pytorch 0.0.5 to 0.2.1, timm | options it does not save come from the new optimizer; caches are dropped |
 | ranger-adabelief 0.0.9, 0.1.0 | the same, and `exp_avg_sq` (its name for s) becomes `exp_avg_var` |
 """
 
@@ -29,14 +29,9 @@ def migrated(state_dict: StateDict, optimizer: Optimizer) -> StateDict:
         ValueError: If the checkpoint is of an optimizer whose state means something else.
     """
     groups = state_dict["param_groups"]
-    current = [
-        {k: v for k, v in g.items() if k not in ("params", "param_names")} for g in optimizer.param_groups
-    ]
+    current = [{k: v for k, v in g.items() if k not in ("params", "param_names")} for g in optimizer.param_groups]
     if len(groups) == len(current):  # otherwise torch's own loading says what is wrong
-        groups = [
-            own | {k: v for k, v in g.items() if k not in CACHES}
-            for own, g in zip(current, groups, strict=True)
-        ]
+        groups = [own | {k: v for k, v in g.items() if k not in CACHES} for own, g in zip(current, groups, strict=True)]
     ranger = any("step_counter" in group for group in state_dict["param_groups"])
     state = {i: _migrated_entry(entry, ranger) for i, entry in state_dict["state"].items()}
     return {**state_dict, "state": state, "param_groups": groups}
@@ -47,8 +42,8 @@ def _migrated_entry(entry: StateDict, ranger: bool) -> StateDict:
     if "exp_avg_sq" in entry:
         if not ranger:
             raise ValueError(
-                "state_dict: this is the checkpoint of an Adam: its exp_avg_sq averages g², where AdaBelief's exp_avg_var "
-                "averages (g − m)², so it cannot go on from it. Load the model's weights and start with a new optimizer."
+                "state_dict: this is the checkpoint of an Adam: its exp_avg_sq averages g², AdaBelief's exp_avg_var "
+                "averages (g - m)², so there is nothing to go on from. Load the model and start a new optimizer."
             )
         entry["exp_avg_var"] = entry.pop("exp_avg_sq")
     if "step" in entry and not isinstance(entry["step"], Tensor):

@@ -49,7 +49,7 @@ class Base(Optimizer):
                 stacklevel=2,
             )
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates every parameter that has a gradient.
 
         Args:
@@ -80,6 +80,8 @@ class Base(Optimizer):
         if not traced and not group["differentiable"]:
             grad_scale = None if grad_scale is None else float(grad_scale)
             lr = float(lr)
+        elif torch.compiler.is_compiling() and not isinstance(lr, Tensor):
+            lr = torch.zeros((), dtype=torch.float64) + lr  # so that the graph serves every lr
         update(
             tensors,
             partial(self._coefficients, group, lr),
@@ -88,9 +90,7 @@ class Base(Optimizer):
             traced=traced,
         )
 
-    def _init_group(
-        self, group: Group, params: list[Tensor], grads: list[Tensor], *state_lists: list[Tensor]
-    ) -> None:
+    def _init_group(self, group: Group, params: list[Tensor], grads: list[Tensor], *state_lists: list[Tensor]) -> None:
         # torch.compile runs a method of this name, with empty lists as arguments, instead of tracing it.
         for p in group["params"]:
             if p.grad is None:
@@ -158,9 +158,7 @@ class Base(Optimizer):
                 "fused=True: this version has no fused kernels; use foreach=True, or fused=None to let it choose"
             )
         if group["foreach"] and group["differentiable"]:
-            raise ValueError(
-                "foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True"
-            )
+            raise ValueError("foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class, of adabelief-pytorch 0.0.5 to 0.2.1, timm or ranger-adabelief.
@@ -353,7 +351,5 @@ class AdaBeliefW(AdaBelief):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for (
-            group
-        ) in self.param_groups:  # also where the checkpoint is that of an AdaBelief with coupled decay
+        for group in self.param_groups:  # also where the checkpoint is that of an AdaBelief with coupled decay
             group["weight_decouple"] = True

@@ -19,8 +19,8 @@ class RangerAdaBelief(Base):
         p ← the rectified, decoupled AdaBelief step with g          (see `AdaBelief`)
         in every k-th step: slow ← slow + alpha · (p − slow), p ← slow           (Lookahead)
 
-    Defaults and argument names are those of ranger-adabelief 0.1.0, and it takes the same steps, but for that package's
-    defects: here `step(closure)` evaluates the closure and returns its loss, decoupled decay is by 1 − lr · weight_decay
+    Defaults and argument names are those of ranger-adabelief 0.1.0, and so are the steps, but for that package's
+    defects: here `step(closure)` evaluates the closure and returns its loss, decoupled decay is 1 − lr · weight_decay
     in every step and never enters the momentum, `p.grad` stays as it is, every option is read from its group, and
     float64 parameters keep their precision. As there, eps enters s only from the first adaptive step on.
 
@@ -115,9 +115,7 @@ class RangerAdaBelief(Base):
 
     def _coefficients(self, group: Group, lr: Any, t: Any, **more: Any) -> rule.Coefficients:
         adaptive_from = self._adaptive_from(group)
-        return super()._coefficients(
-            group, lr, t, adaptive_from=adaptive_from, eps_before_adaptive=False, **more
-        )
+        return super()._coefficients(group, lr, t, adaptive_from=adaptive_from, eps_before_adaptive=False, **more)
 
     def _options(self, group: Group) -> Options:
         gc_min_dim = (4 if group["gc_conv_only"] else 2) if group["use_gc"] else 0

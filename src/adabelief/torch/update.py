@@ -19,7 +19,7 @@ CPU_BUCKET_BYTES = 2**20
 """Bytes of one list that foreach takes at a time on a CPU, to stay in its cache."""
 
 BUCKET_BYTES = 2**26
-"""The same elsewhere. The one temporary copy of foreach is as large as a bucket, or as one tensor where that is larger."""
+"""The same elsewhere. The one temporary copy of foreach is as large as a bucket, or as a tensor that is larger."""
 
 
 class Tensors(NamedTuple):
@@ -130,9 +130,7 @@ def _loop(tensors: Tensors, c: Coefficients, options: Options, dims: tuple[int, 
     p.copy_(p_new)
 
 
-def _foreach(
-    tensors: Tensors, c: Coefficients, options: Options, dims: list[tuple[int, ...]], sync: Any
-) -> None:
+def _foreach(tensors: Tensors, c: Coefficients, options: Options, dims: list[tuple[int, ...]], sync: Any) -> None:
     """The same for a bucket; the scalars are floats, or lists of one tensor a parameter.
 
     `d` is the only temporary: first g − m, then (in the same memory) the denominator.
@@ -141,14 +139,7 @@ def _foreach(
     dtype = m[0].dtype
     narrow = params[0].dtype != dtype
     centralize = any(dims)
-    if (
-        narrow
-        or grads[0].dtype != dtype
-        or centralize
-        or options.maximize
-        or options.grad_scale is not None
-        or c.l2
-    ):
+    if narrow or grads[0].dtype != dtype or centralize or options.maximize or options.grad_scale is not None or c.l2:
         d = [g.to(dtype, copy=True) for g in grads]
         if options.grad_scale is not None:
             torch._foreach_div_(d, options.grad_scale)
