@@ -41,7 +41,7 @@ class Oracle:
         self.optimizer, self.grad_scale = optimizer, grad_scale
         self.states: dict[Tensor, dict[str, Any]] = {}
 
-    def step(self, step: Any = None, traced_lr: bool = False) -> None:
+    def step(self, step: Any = None) -> None:
         """Runs one step of the optimizer (or `step`, a compiled one) and asserts parameters, state and gradients."""
         before = [(group, p, array(p), p.grad) for group in self.optimizer.param_groups for p in group["params"]]
         kept = [(g, None if g is None else g.clone(), p.data_ptr()) for _, p, _, g in before]

@@ -24,10 +24,12 @@ Zhang et al., NeurIPS 2019; gradient centralization from Yong et al., ECCV 2020.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ADAPTIVE_FROM = 5.0
 """Rectified steps are adaptive from this length N_t of the simple moving average on."""

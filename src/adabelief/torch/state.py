@@ -27,7 +27,7 @@ def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable
         if name not in state:
             state[name] = torch.zeros_like(p, dtype=state_dtype(p), memory_format=torch.preserve_format)
     if lookahead and "slow_buffer" not in state:
-        state["slow_buffer"] = p.detach().to(state_dtype(p), memory_format=torch.preserve_format, copy=True)
+        state["slow_buffer"] = p.to(state_dtype(p), memory_format=torch.preserve_format, copy=True)
     return state
 
 
@@ -49,8 +49,9 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
         params = [p for group in optimizer.param_groups for p in group["params"]]
         for i, p in zip(saved_ids, params, strict=True):
             for name, value in loaded["state"].get(i, {}).items():
-                if isinstance(value, Tensor) and name != "step":
-                    # a copy, as torch makes it, unless the cast made one
+                if name == "step":
+                    optimizer.state[p][name] = optimizer.state[p][name].clone()  # torch shares it
+                elif isinstance(value, Tensor):
                     optimizer.state[p][name] = value.to(p.device, state_dtype(p), copy=True)
 
     hooks = (

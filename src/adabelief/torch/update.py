@@ -106,9 +106,9 @@ def update(
 
 
 def _loop(tensors: Tensors, c: Coefficients, options: Options, dims: tuple[int, ...], sync: Any) -> None:
-    """The plain update of one tensor; every scalar may be a tensor too."""
+    """The plain update of one tensor; every scalar may be a tensor too, and autograd may record it."""
     (p,), (g,), (m,), (s,), s_max, slow, _ = tensors
-    p_new, g = p.to(m.dtype) * c.shrink, g.to(m.dtype)
+    p_new, g = p.to(m.dtype, copy=True) * c.shrink, g.to(m.dtype)
     if options.grad_scale is not None:
         g = g / options.grad_scale
     if options.maximize:
@@ -120,7 +120,7 @@ def _loop(tensors: Tensors, c: Coefficients, options: Options, dims: tuple[int, 
     m.add_(d * c.mean_gain)
     s.mul_(c.beta2).add_(d * d * c.belief_gain).add_(c.eps)
     if s_max:
-        s = s_max[0].copy_(torch.maximum(s_max[0], s))
+        s = s_max[0].copy_(torch.maximum(s_max[0].clone(), s))
     step = m / (s.sqrt() * c.root_scale + c.offset)
     if dims and not options.gc_loc:
         step = step - step.mean(dims, keepdim=True)

@@ -1,0 +1,104 @@
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import adabelief
+from adabelief import AdaBelief
+from adabelief.lab.commands import app
+from adabelief.settings import SETTINGS
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, arguments)
+
+
+def words(text):
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+def test_version():
+    assert run("--version").stdout.strip() == adabelief.__version__
+
+
+@pytest.mark.parametrize("command", [["--help"], ["demo", "--help"], ["settings", "--help"]])
+def test_help(command):
+    result = run(*command)
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_settings_lists_all():
+    result = run("settings")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    for setting in SETTINGS.values():
+        (line,) = (line for line in lines if line.split()[:1] == [setting.task])
+        assert str(setting.lr) in line
+        assert str(setting.eps) in line
+        assert str(setting.betas) in line
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("task", SETTINGS)
+def test_settings_line_is_python(task):
+    result = run("settings", task)
+    assert result.exit_code == 0
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("AdaBelief("))
+    optimizer = eval(line, {"AdaBelief": AdaBelief, "model": torch.nn.Linear(2, 2)})
+    expected = SETTINGS[task].as_arguments()
+    assert {name: optimizer.defaults[name] for name in expected} == expected
+    assert words(SETTINGS[task].source) in words(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["settings", "cifra"], ["TASK", "'cifra'", "cifar, imagenet"]),
+        (["demo", "--seeds", "abc"], ["--seeds", "'abc'", "write, say, 0,1,2"]),
+        (["demo", "--seeds", "1,1"], ["--seeds", "'1,1'", "different"]),
+        (["demo", "--seeds", ""], ["--seeds", "''"]),
+        (["demo", "--seeds", "-1"], ["--seeds", "'-1'"]),
+        (["demo", "--seeds", str(2**63)], ["--seeds"]),
+        (["demo", "--epochs", "0"], ["--epochs", "'0'", "from 1"]),
+        (["demo", "--epochs", "many"], ["--epochs", "'many'", "write, say, 20"]),
+        (["demo", "--speed", "9"], ["--speed"]),
+        (["train"], ["'train'"]),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    for word in named:
+        assert word in words(result.output)
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_that_is_a_file(tmp_path):
+    file = tmp_path / "f"
+    file.write_text("mine")
+    result = run("demo", "--out", str(file))
+    assert result.exit_code == 2
+    assert "--out" in result.output
+    assert "name another" in words(result.output)
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("missing", "arguments"), [("typer", ["--version"]), ("matplotlib", ["demo", "--out", "x"])])
+def test_missing_package(missing, arguments, tmp_path):
+    code = f"import sys; sys.modules[{missing!r}] = None; from adabelief.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines() == [
+        f"adabelief: the command needs {missing}, which is not installed: pip install 'adabelief[lab]'"
+    ]
+
+
+def test_module_is_the_command():
+    result = subprocess.run([sys.executable, "-m", "adabelief", "--version"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, adabelief.__version__)
