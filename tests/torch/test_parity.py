@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from itertools import product
 
 import adabelief_pytorch
 import pytest
