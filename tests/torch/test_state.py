@@ -12,6 +12,7 @@ from pathlib import Path
 import adabelief_pytorch
 import pytest
 import ranger_adabelief
+import timm.optim
 import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
@@ -194,8 +195,8 @@ def adabelief_005():
 @pytest.mark.parametrize("rectify", [False, True])
 @pytest.mark.parametrize("weight_decouple", [False, True])
 def test_goes_on_from_adabelief_pytorch_005(adabelief_005, weight_decouple, rectify, tmp_path):
-    """Version 0.0.5 has another rectified warm-up (4 steps, without bias correction); from then on it is the same but for
-    where the outer eps stands, which the tolerance covers."""
+    """Version 0.0.5 has another rectified warm-up (4 steps, without bias correction); then it is the same but for where
+    the outer eps stands, which the tolerance covers."""
     options = {"weight_decouple": weight_decouple, "rectify": rectify, "weight_decay": 0.1}
     params = parameters(torch.float64)
     published = quietly(adabelief_005, params, lr=0.01, eps=1e-10, **options)
@@ -208,6 +209,18 @@ def test_goes_on_from_adabelief_pytorch_005(adabelief_005, weight_decouple, rect
     walk(published, range(7, 17))
     for p, q in zip(params, walk(own, range(7, 17)), strict=True):
         torch.testing.assert_close(q, p, rtol=1e-8 if rectify else 1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"decoupled_decay": False, "rectify": False, "weight_decay": 0.1}])
+def test_goes_on_from_timm(options):
+    params = parameters(torch.float64)
+    published = timm.optim.adabelief.AdaBelief(params, lr=0.01, **options)
+    walk(published, range(7))
+    own = AdaBelief(twins(params))
+    own.load_state_dict(published.state_dict())  # timm saves every option
+    walk(published, range(7, 17))
+    for p, q in zip(params, walk(own, range(7, 17)), strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("saved_at", [1, 4, 13])

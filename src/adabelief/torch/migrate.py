@@ -2,8 +2,9 @@
 
 | package | what is translated |
 |---|---|
-| adabelief-pytorch 0.0.5 to 0.2.1, timm | options it does not save come from the new optimizer; caches are dropped |
-| ranger-adabelief 0.0.9, 0.1.0 | the same, and `exp_avg_sq` (its name for s) becomes `exp_avg_var` |
+| adabelief-pytorch 0.0.5 to 0.2.1 | options it does not save come from the new optimizer; caches are dropped |
+| timm | `decoupled_decay` becomes `weight_decouple` |
+| ranger-adabelief 0.0.9, 0.1.0 | as for adabelief-pytorch, and `exp_avg_sq` (its name for s) becomes `exp_avg_var` |
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ StateDict = dict[str, Any]
 CACHES = {"buffer", "step_counter", "rho_inf", "rho_t"}
 """What other packages save beside the state and the options."""
 
+RENAMED = {"decoupled_decay": "weight_decouple"}
+
 
 def migrated(state_dict: StateDict, optimizer: Optimizer) -> StateDict:
     """A state_dict in this package's form; the one given is left as it was.
@@ -31,7 +34,10 @@ def migrated(state_dict: StateDict, optimizer: Optimizer) -> StateDict:
     groups = state_dict["param_groups"]
     current = [{k: v for k, v in g.items() if k not in ("params", "param_names")} for g in optimizer.param_groups]
     if len(groups) == len(current):  # otherwise torch's own loading says what is wrong
-        groups = [own | {k: v for k, v in g.items() if k not in CACHES} for own, g in zip(current, groups, strict=True)]
+        groups = [
+            own | {RENAMED.get(k, k): v for k, v in group.items() if k not in CACHES}
+            for own, group in zip(current, groups, strict=True)
+        ]
     ranger = any("step_counter" in group for group in state_dict["param_groups"])
     state = {i: _migrated_entry(entry, ranger) for i, entry in state_dict["state"].items()}
     return {**state_dict, "state": state, "param_groups": groups}
