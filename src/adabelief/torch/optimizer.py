@@ -85,7 +85,7 @@ class Base(Optimizer):
         update(
             tensors,
             partial(self._coefficients, group, lr),
-            self._options(group)._replace(maximize=group["maximize"], grad_scale=grad_scale),
+            self._options(group, grad_scale=grad_scale),
             foreach=group["foreach"] is not False and not group["differentiable"],
             traced=traced,
         )
@@ -128,8 +128,8 @@ class Base(Optimizer):
         )
         return rule.coefficients(t, lr=lr, **{name: group[name] for name in names}, **more)
 
-    def _options(self, group: Group) -> Options:
-        return Options()
+    def _options(self, group: Group, **more: Any) -> Options:
+        return Options(maximize=group["maximize"], **more)
 
     def _adaptive_from(self, group: Group) -> float:
         return rule.ADAPTIVE_FROM

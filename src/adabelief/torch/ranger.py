@@ -117,9 +117,10 @@ class RangerAdaBelief(Base):
         adaptive_from = self._adaptive_from(group)
         return super()._coefficients(group, lr, t, adaptive_from=adaptive_from, eps_before_adaptive=False, **more)
 
-    def _options(self, group: Group) -> Options:
+    def _options(self, group: Group, **more: Any) -> Options:
         gc_min_dim = (4 if group["gc_conv_only"] else 2) if group["use_gc"] else 0
-        return Options(gc_min_dim=gc_min_dim, gc_loc=group["gc_loc"], k=group["k"], alpha=group["alpha"])
+        ranger = dict(gc_min_dim=gc_min_dim, gc_loc=group["gc_loc"], k=group["k"], alpha=group["alpha"])
+        return super()._options(group, **ranger, **more)
 
     def _adaptive_from(self, group: Group) -> float:
         return float(group["N_sma_threshhold"])

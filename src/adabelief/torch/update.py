@@ -163,7 +163,13 @@ def _foreach(tensors: Tensors, c: Coefficients, options: Options, dims: list[tup
     torch._foreach_mul_(d, c.root_scale)
     torch._foreach_add_(d, c.offset)
 
-    if narrow or isinstance(c.step_size, list) or (centralize and not options.gc_loc):
+    in_place = not (narrow or isinstance(c.step_size, list) or (centralize and not options.gc_loc))
+    if in_place:
+        if c.shrink != 1.0:
+            torch._foreach_mul_(params, c.shrink)
+        torch._foreach_addcdiv_(params, m, d, value=-c.step_size)
+        new = params
+    else:
         torch._foreach_reciprocal_(d)
         torch._foreach_mul_(d, m)
         if centralize and not options.gc_loc:
@@ -176,15 +182,10 @@ def _foreach(tensors: Tensors, c: Coefficients, options: Options, dims: list[tup
         else:
             torch._foreach_add_(d, params, alpha=c.shrink)
         new = d
-    else:
-        if c.shrink != 1.0:
-            torch._foreach_mul_(params, c.shrink)
-        torch._foreach_addcdiv_(params, m, d, value=-c.step_size)
-        new = params
     if slow:
         syncs = sync if isinstance(sync, list) else [sync] * len(new)
         new = [_synchronized(*each, options.alpha) for each in zip(slow, new, syncs, strict=True)]
-    if new is not params:
+    if slow or not in_place:
         torch._foreach_copy_(params, new)
 
 
