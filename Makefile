@@ -12,7 +12,7 @@ test: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	ADABELIEF_PYTORCH_005=$(OFFICIAL_005) $(BIN)/pytest -n 2
+	ADABELIEF_PYTORCH_005=$(OFFICIAL_005) $(BIN)/pytest -n 2 --dist loadgroup
 
 format: .venv/.test
 	$(BIN)/ruff format .

@@ -12,6 +12,7 @@ def main() -> None:
 
         app(prog_name="adabelief")
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "adabelief":
+        package = (error.name or "").partition(".")[0]
+        if package == "adabelief":
             raise
-        sys.exit(f"adabelief: the command needs {error.name}, which is not installed: pip install 'adabelief[lab]'")
+        sys.exit(f"adabelief: the command needs {package}, which is not installed: pip install 'adabelief[lab]'")

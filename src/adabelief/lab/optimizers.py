@@ -1,0 +1,121 @@
+"""AdaBelief and its rivals: who makes them, and where a library's variant departs from the authors' experiments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytorch_optimizer
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from adabelief import AdaBelief
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer as the lab runs it.
+
+    Attributes:
+        make: Its class, or a function with the same arguments.
+        library: The package that it comes from.
+        variant: Options that make the library's version the one of the paper's experiments.
+        note: Where it still differs from the code behind the paper, or "".
+    """
+
+    make: Callable[..., Optimizer]
+    library: str
+    variant: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    def arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that `make` is called with: the settings and the variant."""
+        return {**settings, **self.variant}
+
+
+def msvag(
+    params: Iterable[Parameter], lr: float = 1e-2, beta: float = 0.9, weight_decay: float = 0.0
+) -> pytorch_optimizer.MSVAG:
+    """MSVAG with coupled weight decay, which pytorch_optimizer's takes as an argument and ignores."""
+    optimizer = pytorch_optimizer.MSVAG(params, lr=lr, beta=beta)
+    if weight_decay:
+        optimizer.register_step_pre_hook(partial(_add_decay, weight_decay))
+    return optimizer
+
+
+@torch.no_grad()
+def _add_decay(weight_decay: float, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                p.grad.add_(p, alpha=weight_decay)
+
+
+METHODS: Mapping[str, Method] = {
+    "AdaBelief": Method(AdaBelief, "adabelief"),
+    "SGD": Method(torch.optim.SGD, "torch.optim"),
+    "Adam": Method(torch.optim.Adam, "torch.optim"),
+    "AdamW": Method(torch.optim.AdamW, "torch.optim"),
+    "RAdam": Method(
+        torch.optim.RAdam,
+        "torch.optim",
+        variant={"decoupled_weight_decay": True},
+        note="The authors' RAdam decays the weights themselves, with the 5e-4 of the coupled optimizers: 20 times less "
+        "than their AdamW.",
+    ),
+    "AdaBound": Method(
+        pytorch_optimizer.AdaBound,
+        "pytorch_optimizer",
+        variant={"weight_decouple": False},
+        note="pytorch_optimizer decouples the decay unless told otherwise; the authors' AdaBound couples it.",
+    ),
+    "Yogi": Method(
+        pytorch_optimizer.Yogi,
+        "pytorch_optimizer",
+        variant={"weight_decouple": False},
+        note="pytorch_optimizer decouples the decay unless told otherwise; the authors' Yogi couples it.",
+    ),
+    "MSVAG": Method(
+        msvag,
+        "pytorch_optimizer",
+        note="pytorch_optimizer follows MSVAG's own code: a full first step, and factors clamped to [0, 1]; the code "
+        "behind the paper has a first step of zero and no clamp. Coupled decay is added to the gradient by the lab, "
+        "since the library's MSVAG has none.",
+    ),
+    "Fromage": Method(
+        pytorch_optimizer.Fromage,
+        "pytorch_optimizer",
+        note="Without momentum and decay, as in the authors' code.",
+    ),
+}
+
+
+def build(name: str, params: Iterable[Parameter], settings: Mapping[str, Any]) -> Optimizer:
+    """Builds an optimizer of `METHODS`.
+
+    Args:
+        name: Its name.
+        params: What it is to train.
+        settings: Arguments, besides those of the method's `variant`.
+
+    Raises:
+        ValueError: If there is no such optimizer, or it has no such argument (pytorch_optimizer itself would drop it
+            in silence).
+    """
+    if name not in METHODS:
+        raise ValueError(f"name: there is no optimizer {name!r}; there are {', '.join(METHODS)}")
+    method = METHODS[name]
+    arguments = method.arguments(settings)
+    unknown = arguments.keys() - inspect.signature(method.make).parameters.keys()
+    if unknown:
+        raise ValueError(f"settings: {name} of {method.library} has no argument {', '.join(sorted(unknown))}")
+    return method.make(params, **arguments)
+
+
+def describe(name: str, settings: Mapping[str, Any]) -> str:
+    """The arguments of a method in a line, as in `lr=0.001, betas=(0.9, 0.999)`."""
+    return ", ".join(f"{key}={value!r}" for key, value in METHODS[name].arguments(settings).items())
