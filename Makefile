@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test format clean
+.PHONY: demo test bench format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -14,6 +14,9 @@ test: .venv/.test
 	$(BIN)/mypy
 	ADABELIEF_PYTORCH_005=$(OFFICIAL_005) $(BIN)/pytest -n 2 --dist loadgroup
 
+bench: .venv/.test
+	$(BIN)/python benchmarks/step_time.py --out bench
+
 format: .venv/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -21,7 +24,7 @@ format: .venv/.test
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.lab: pyproject.toml | .venv/bin/python
+.venv/.lab: pyproject.toml setup.py src/adabelief/kernels/cpu.c | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[lab]'
 	touch $@
 
@@ -31,4 +34,4 @@ format: .venv/.test
 	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo bench

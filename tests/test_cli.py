@@ -31,6 +31,16 @@ def test_help(command):
     assert "Usage" in result.stdout
 
 
+def test_doctor_says_what_serves_the_cpu_and_why(monkeypatch):
+    from adabelief.kernels import cpu
+
+    output = run("doctor").output
+    assert re.search(rf"torch +{re.escape(torch.__version__.split('+')[0])}", output)
+    assert re.search(r"cpu +fused +compiled C" if not cpu.unavailable() else r"cpu +foreach", output)
+    monkeypatch.setattr(cpu, "_library", lambda: "no compiler")
+    assert re.search(r"cpu +foreach +no compiled kernel: no compiler", run("doctor").output)
+
+
 def test_settings_lists_all():
     result = run("settings")
     assert result.exit_code == 0

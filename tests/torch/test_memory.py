@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from adabelief.kernels import cpu
+
 MIB = 2**20
 CODE = """
 import torch
@@ -59,5 +61,13 @@ def added_mib(dtype: str, bucket: int, **options) -> float:
 def test_foreach_holds_one_copy_of_a_bucket(dtype, options):
     """48 tensors of 2 MiB in float32: a bucket of 8 MiB adds that (half precision: and slack of the allocator for the
     one tensor that is cast); one bucket for all adds 96 MiB."""
+    options |= {"foreach": True}
     assert added_mib(dtype, 8 * MIB, **options) < 8 + (4 if dtype == "float32" else 20)
     assert added_mib(dtype, 2**40, **options) > 90
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fused_adds_no_memory(dtype):
+    assert added_mib(dtype, 2**40, fused=True, weight_decay=0.1, amsgrad=True) < 0.5

@@ -75,13 +75,6 @@ def test_good_boundaries():
     RangerAdaBelief([parameter()], alpha=1.0)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_no_kernels_yet(cls):
-    with pytest.raises(ValueError, match=r"fused=True.*foreach=True"):
-        cls([parameter()], fused=True)
-    cls([parameter()], fused=False)
-
-
 def test_options_that_exclude_each_other():
     with pytest.raises(ValueError, match=r"foreach=True.*differentiable"):
         AdaBelief([parameter()], foreach=True, differentiable=True)

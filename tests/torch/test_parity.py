@@ -36,7 +36,7 @@ def relative_error(actual, expected):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
-@pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
+@pytest.mark.parametrize("foreach", [False, True, None], ids=["loop", "foreach", "chosen"])
 @pytest.mark.parametrize("eps", [1e-8, 1e-16])
 @pytest.mark.parametrize(
     ("weight_decay", "weight_decouple", "fixed_decay"),
@@ -64,7 +64,7 @@ def test_adabelief_pytorch_forgets_amsgrad_under_rectify():
         assert all(torch.equal(x, y) for x, y in zip(with_max, without, strict=True)) is same
 
 
-@pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
+@pytest.mark.parametrize("foreach", [False, True, None], ids=["loop", "foreach", "chosen"])
 @pytest.mark.parametrize("threshold", [5, 7])
 @pytest.mark.parametrize("eps", [1e-5, 1e-12])
 @pytest.mark.parametrize(

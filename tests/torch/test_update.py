@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
+from adabelief.kernels import cpu
 from adabelief.torch import update
 from tests.oracle import Oracle, set_gradients
 from tests.torch.cases import DTYPES, MIXES, parameters
 
 STEPS = 8  # rectified steps become adaptive at the 6th
-IMPLEMENTATIONS = {"loop": {"foreach": False}, "foreach": {"foreach": True}}
+IMPLEMENTATIONS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+needs_kernel = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
+ALL = ["loop", "foreach", pytest.param("fused", marks=needs_kernel)]
 
 
 def walk(cls, options, params, steps=STEPS):
@@ -24,14 +27,14 @@ def walk(cls, options, params, steps=STEPS):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ALL)
 @pytest.mark.parametrize("mix", MIXES)
 def test_equals_reference(mix, implementation, dtype):
     cls, options = MIXES[mix]
     walk(cls, options | IMPLEMENTATIONS[implementation], parameters(dtype))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ["loop", "foreach"])
 @pytest.mark.parametrize("mix", MIXES)
 def test_capturable_equals_reference(mix, implementation):
     cls, options = MIXES[mix]
@@ -40,7 +43,7 @@ def test_capturable_equals_reference(mix, implementation):
 
 
 @pytest.mark.parametrize("dtype", [torch.complex128, torch.complex64])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ALL)
 @pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
 def test_complex_parameters_are_pairs_of_reals(cls, implementation, dtype):
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +61,7 @@ def test_conjugate_gradient():
     assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ALL)
 def test_parameters_without_gradient_wait(implementation):
     params = parameters(torch.float32)
     optimizer = AdaBelief(params, lr=1e-2, weight_decay=0.1, **IMPLEMENTATIONS[implementation])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,6 +83,35 @@ def settings(
     console.print(_settings_table([setting]))
     console.print(f"Source: {setting.source}. {setting.note}".strip(), highlight=False)
     typer.echo(python_line(setting))
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, and which implementation serves which device, and why."""
+    console = Console()
+    versions = Table("package", "version", box=None, header_style="bold")
+    for name in ("adabelief", "torch", "numpy", "triton", "keras", "jax"):
+        try:
+            versions.add_row(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            versions.add_row(name, "not installed")
+    console.print(versions)
+    console.print(_choices_table())
+
+
+def _choices_table() -> Table:
+    import torch
+
+    from adabelief.kernels import cpu
+
+    table = Table("device", "implementation", "why", box=None, header_style="bold")
+    if cpu.unavailable():
+        table.add_row("cpu", "foreach", f"no compiled kernel: {cpu.unavailable()}")
+    else:
+        table.add_row("cpu", "fused", f"compiled C, {cpu.instruction_set()}, {torch.get_num_threads()} threads")
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    table.add_row(accelerator.type if accelerator else "cuda", "foreach", "there is no kernel for it in this version")
+    return table
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from adabelief import rule
-from adabelief.torch import state
+from adabelief.kernels import cpu
+from adabelief.torch import fused, state
 from adabelief.torch.update import Options, Tensors, update
 
 Group = dict[str, Any]
@@ -40,6 +41,10 @@ class Base(Optimizer):
         self._check(group)
         warned = any(self._never_adaptive(other) for other in self.param_groups)
         super().add_param_group(param_group)
+        unserved = [p for p in self.param_groups[-1]["params"] if group["fused"] and p.device.type != "cpu"]
+        if unserved:
+            self.param_groups.pop()
+            raise ValueError(f"fused=True: there is no kernel for {unserved[0].device}; use fused=None or foreach=True")
         if self._never_adaptive(group) and not warned:
             beta2 = group["betas"][1]
             warnings.warn(
@@ -67,14 +72,23 @@ class Base(Optimizer):
                 loss = closure()
         if self.found_inf is not None and float(self.found_inf):
             return loss
-        for group in self.param_groups:
+        plan = None if torch.compiler.is_compiling() else self._planned()
+        for i, group in enumerate(self.param_groups):
             with torch.set_grad_enabled(group["differentiable"]):
-                self._step_group(group)
+                self._step_group(group, plan.parts[i] if plan else None)
         return loss
 
-    def _step_group(self, group: Group) -> None:
-        tensors = Tensors.empty()
-        self._init_group(group, *tensors)
+    def _planned(self) -> fused.Plan | None:
+        """The plan of the next step through kernels: the last one where it still holds; None where no group has one."""
+        if not any(map(fused.wanted, self.param_groups)):
+            return None
+        plan: fused.Plan | None = self.__dict__.get("_plan")
+        if plan is None or not plan.holds(self):
+            with torch.no_grad():
+                plan = self._plan = fused.Plan(self, self._init_group, self._options)
+        return plan
+
+    def _step_group(self, group: Group, part: fused.Part | None) -> None:
         traced = group["capturable"] or torch.compiler.is_compiling()
         grad_scale, lr = self.grad_scale, group["lr"]
         if not traced and not group["differentiable"]:
@@ -82,13 +96,16 @@ class Base(Optimizer):
             lr = float(lr)
         elif torch.compiler.is_compiling() and not isinstance(lr, Tensor):
             lr = torch.zeros((), dtype=torch.float64) + lr  # so that the graph serves every lr
-        update(
-            tensors,
-            partial(self._coefficients, group, lr),
-            self._options(group, grad_scale=grad_scale),
-            foreach=group["foreach"] is not False and not group["differentiable"],
-            traced=traced,
-        )
+        coefficients, options = partial(self._coefficients, group, lr), self._options(group, grad_scale=grad_scale)
+        if part:
+            part.step(coefficients, options)
+            if not part.rest:
+                return
+            group = group | {"params": part.rest}
+        tensors = Tensors.empty()
+        self._init_group(group, *tensors)
+        foreach = group["foreach"] is not False and not group["differentiable"]
+        update(tensors, coefficients, options, foreach=foreach, traced=traced)
 
     def _init_group(self, group: Group, params: list[Tensor], grads: list[Tensor], *state_lists: list[Tensor]) -> None:
         # torch.compile runs a method of this name, with empty lists as arguments, instead of tracing it.
@@ -154,9 +171,13 @@ class Base(Optimizer):
         for name in ("eps", "weight_decay"):
             check(name, group[name], "a finite number, at least 0", lambda x: 0 <= x < math.inf)
         if group["fused"]:
-            raise ValueError(
-                "fused=True: this version has no fused kernels; use foreach=True, or fused=None to let it choose"
-            )
+            others = [name for name in ("foreach", "capturable", "differentiable") if group[name]]
+            if others:
+                raise ValueError(f"fused=True and {others[0]}=True exclude each other; leave one of them out")
+            if cpu.unavailable():
+                raise ValueError(
+                    f"fused=True: there is no kernel here: {cpu.unavailable()}; use fused=None or foreach=True"
+                )
         if group["foreach"] and group["differentiable"]:
             raise ValueError("foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True")
 
@@ -229,12 +250,15 @@ class AdaBelief(Base):
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
         rectify: Take rectified steps as RAdam does; with `amsgrad` they use the largest s as well.
         degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at beta2 = 0.999) instead of waiting.
-        foreach: Update lists of tensors at a time (True, and the default), or one tensor after another (False). The
-            lists are bucketed: the one temporary copy is of a bucket, not of the model.
+        foreach: Update lists of tensors at a time (True), or one tensor after another (False); by default, lists where
+            no kernel serves. The lists are bucketed: the one temporary copy is of a bucket, not of the model.
         maximize: Climb.
         capturable: Keep step counts on the parameters' device, for CUDA graphs.
         differentiable: Let autograd record the step; the state is replaced instead of changed in place.
-        fused: There are no fused kernels in this version: True is refused.
+        fused: Step through the compiled kernel (True), which takes the whole list at once and no memory at all, or
+            without it (False). By default CPU tensors go through it where it was compiled and none of `foreach`,
+            `capturable` and `differentiable` is chosen; what it does not take (a gradient whose layout is not that
+            of its parameter) goes through foreach. There is no kernel for other devices in this version.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.

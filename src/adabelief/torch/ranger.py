@@ -41,11 +41,11 @@ class RangerAdaBelief(Base):
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
         amsgrad: Divide by the root of the largest s so far.
         degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
-        foreach: As in `AdaBelief`, and so are `maximize`, `capturable`, `differentiable` and `fused`.
+        foreach: As in `AdaBelief`.
         maximize: Climb.
         capturable: Keep step counts on the parameters' device, for CUDA graphs.
         differentiable: Let autograd record the step.
-        fused: There are no fused kernels in this version: True is refused.
+        fused: As in `AdaBelief`; with `gc_loc=False` centralized tensors go through foreach.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.

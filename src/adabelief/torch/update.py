@@ -78,7 +78,7 @@ def update(
         return
     torch._foreach_add_(tensors.steps, 1.0)
     step_numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
-    dims = [_centralized_dims(p, options.gc_min_dim) for p in tensors.params]
+    dims = [centralized_dims(p, options.gc_min_dim) for p in tensors.params]
 
     if not foreach:
         for i, t in enumerate(step_numbers):
@@ -203,7 +203,7 @@ def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]]) -> None:
             x.sub_(x.mean(dim, keepdim=True))
 
 
-def _centralized_dims(p: Tensor, min_dim: int) -> tuple[int, ...]:
+def centralized_dims(p: Tensor, min_dim: int) -> tuple[int, ...]:
     """All dimensions but the first, where p has enough of them; a complex p's, not those of its pairs of reals."""
     return tuple(range(1, p.ndim)) if min_dim and p.ndim >= min_dim else ()
 

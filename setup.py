@@ -1,0 +1,40 @@
+"""The CPU kernel, where there is a compiler; everything else is in pyproject.toml."""
+
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildKernel(build_ext):
+    """Builds a plain shared library, which is loaded by ctypes: one for every version of Python and of torch."""
+
+    def get_export_symbols(self, ext):
+        """No PyInit function: the C file names what it exports."""
+        return []
+
+
+# Loops with a root vectorise without errno and traps; inf and nan stay as they are. Without contraction a row's mean is
+# computed exactly as its elements are.
+flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
+if sys.platform == "win32":
+    compile_args, link_args = ["/O2", "/openmp"], []
+elif sys.platform == "darwin":
+    compile_args, link_args = [*flags], []  # its compiler has no OpenMP
+else:
+    compile_args = [*flags, "-fopenmp"]
+    link_args = ["-fopenmp", "-lm"]
+
+setup(
+    cmdclass={"build_ext": BuildKernel},
+    ext_modules=[
+        Extension(
+            "adabelief.kernels._cpu",
+            ["src/adabelief/kernels/cpu.c"],
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+            py_limited_api=True,
+            optional=True,  # without a compiler the package installs all the same and uses foreach
+        )
+    ],
+)

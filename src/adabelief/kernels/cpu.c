@@ -1,0 +1,248 @@
+/* One AdaBelief step of a whole list of tensors, at the speed of memory.
+ *
+ * Knows addresses and numbers, nothing of frameworks. The element-wise rule is that of adabelief/rule.py:
+ *
+ *     p <- shrink p;  g <- gain g + l2 p - mean of its row (where centralized)
+ *     d = g - m;  m <- m + mean_gain d;  s <- beta2 s + belief_gain d d + eps
+ *     p <- p - step_size m / (sqrt(max s) root_scale + offset)
+ *     slow <- slow + alpha (p - slow), p <- slow                                        (where Lookahead is due)
+ *
+ * Half-precision parameters are computed in float, with float state, and rounded once, to nearest even.
+ * Every loop below is written so that the compiler vectorises it, for each of several instruction sets; which of them
+ * runs is chosen when the library is loaded.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+typedef struct {
+    double gain, shrink, l2, mean_gain, beta2, belief_gain, eps, step_size, root_scale, offset, alpha;
+} Coefficients;
+
+/* One tensor: addresses, then how many elements there are; rows > 0 where it is centralized, row by row. */
+typedef struct {
+    int64_t p, g, m, s, s_max, slow, step, elements, rows;
+} Tensor;
+
+enum { AMSGRAD = 1, LOOKAHEAD = 2 };
+
+typedef uint16_t bfloat16_t;
+typedef struct {
+    uint16_t bits;
+} float16_t;
+
+INLINE float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE uint32_t to_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+INLINE float load_float(float x) { return x; }
+INLINE float store_float(float x) { return x; }
+INLINE double load_double(double x) { return x; }
+INLINE double store_double(double x) { return x; }
+
+INLINE float load_bfloat16_t(bfloat16_t x) { return from_bits((uint32_t)x << 16); }
+
+INLINE bfloat16_t store_bfloat16_t(float x) {
+    uint32_t bits = to_bits(x);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return (bfloat16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded); /* nan stays nan */
+}
+
+/* IEEE half precision by integer arithmetic, without branches: every element type of every machine vectorises. */
+INLINE float load_float16_t(float16_t x) {
+    uint32_t h = x.bits, sign = (h & 0x8000u) << 16, rest = (h & 0x7fffu) << 13;
+    float normal = from_bits(rest) * 0x1p112f; /* rebias the exponent; subnormal halves come out exact as well */
+    uint32_t special = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u | rest : to_bits(normal);
+    return from_bits(special | sign);
+}
+
+INLINE float16_t store_float16_t(float x) {
+    uint32_t bits = to_bits(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+    /* below 2^-14 halves are multiples of 2^-24: adding 0.5 makes the float's last place just that */
+    uint32_t subnormal = to_bits(from_bits(magnitude) + 0.5f) - 0x3f000000u;
+    uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+    uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+    uint32_t rounded = magnitude >= 0x477ff000u ? (magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u) : finite;
+    float16_t half = {(uint16_t)(rounded | sign)};
+    return half;
+}
+
+/* The elements [from, to) of one tensor. T: the parameter's type; R: the type of state and arithmetic. */
+#define DEFINE_UPDATE(NAME, T, R, SQRT, MAX, amsgrad, lookahead)                                                       \
+    CLONES static void NAME(const Tensor *tensor, const Coefficients *c, R mean, int64_t from, int64_t to) {           \
+        T *restrict p = (T *)(intptr_t)tensor->p;                                                                      \
+        const T *restrict g = (const T *)(intptr_t)tensor->g;                                                          \
+        R *restrict m = (R *)(intptr_t)tensor->m, *restrict s = (R *)(intptr_t)tensor->s;                              \
+        R *restrict s_max = (R *)(intptr_t)tensor->s_max, *restrict slow = (R *)(intptr_t)tensor->slow;                \
+        const R gain = (R)c->gain, shrink = (R)c->shrink, l2 = (R)c->l2, mean_gain = (R)c->mean_gain;                  \
+        const R beta2 = (R)c->beta2, belief_gain = (R)c->belief_gain, eps = (R)c->eps, step_size = (R)c->step_size;    \
+        const R root_scale = (R)c->root_scale, offset = (R)c->offset, alpha = (R)c->alpha;                             \
+        (void)s_max, (void)slow, (void)alpha;                                                                          \
+        for (int64_t i = from; i < to; i++) {                                                                          \
+            R p_i = load_##T(p[i]) * shrink;                                                                           \
+            R g_i = load_##T(g[i]) * gain;                                                                             \
+            if (l2 != 0) g_i += l2 * p_i;                                                                              \
+            g_i -= mean;                                                                                               \
+            R d = g_i - m[i];                                                                                          \
+            R m_i = m[i] + mean_gain * d;                                                                              \
+            R s_i = beta2 * s[i] + belief_gain * (d * d) + eps;                                                        \
+            m[i] = m_i, s[i] = s_i;                                                                                    \
+            if (amsgrad) s_i = s_max[i] = MAX(s_max[i], s_i);                                                          \
+            p_i -= step_size * (m_i / (SQRT(s_i) * root_scale + offset));                                              \
+            if (lookahead) p_i = slow[i] = slow[i] + alpha * (p_i - slow[i]);                                          \
+            p[i] = store_##T(p_i);                                                                                     \
+        }                                                                                                              \
+    }
+
+#define MAX_OF(x, y) ((x) > (y) || (x) != (x) ? (x) : (y)) /* nan wins, as in torch.maximum */
+
+#define DEFINE_TYPE(T, R, SQRT)                                                                                        \
+    DEFINE_UPDATE(update_##T, T, R, SQRT, MAX_OF, 0, 0)                                                                \
+    DEFINE_UPDATE(update_amsgrad_##T, T, R, SQRT, MAX_OF, 1, 0)                                                        \
+    DEFINE_UPDATE(update_lookahead_##T, T, R, SQRT, MAX_OF, 0, 1)                                                      \
+    DEFINE_UPDATE(update_amsgrad_lookahead_##T, T, R, SQRT, MAX_OF, 1, 1)                                              \
+    /* The mean of gain g + l2 p over one row; summed in double, in lanes, so that it vectorises without reordering. */ \
+    CLONES static R mean_##T(const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {                  \
+        const T *p = (const T *)(intptr_t)tensor->p, *g = (const T *)(intptr_t)tensor->g;                              \
+        const R gain = (R)c->gain, l2 = (R)c->l2;                                                                      \
+        double lanes[16] = {0}, sum = 0;                                                                               \
+        int64_t i = from;                                                                                              \
+        for (; i + 16 <= to; i += 16)                                                                                  \
+            for (int k = 0; k < 16; k++) {                                                                             \
+                R x = load_##T(g[i + k]) * gain;                                                                       \
+                if (l2 != 0) x += l2 * load_##T(p[i + k]);                                                             \
+                lanes[k] += x;                                                                                         \
+            }                                                                                                          \
+        for (; i < to; i++) {                                                                                          \
+            R x = load_##T(g[i]) * gain;                                                                               \
+            if (l2 != 0) x += l2 * load_##T(p[i]);                                                                     \
+            sum += x;                                                                                                  \
+        }                                                                                                              \
+        for (int k = 0; k < 16; k++) sum += lanes[k];                                                                  \
+        return (R)(sum / (double)(to - from));                                                                         \
+    }                                                                                                                  \
+    static void run_##T(int flags, const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {            \
+        void (*const variants[])(const Tensor *, const Coefficients *, R, int64_t, int64_t) = {                        \
+            update_##T, update_amsgrad_##T, update_lookahead_##T, update_amsgrad_lookahead_##T};                       \
+        if (!tensor->rows) {                                                                                           \
+            variants[flags](tensor, c, 0, from, to);                                                                   \
+            return;                                                                                                    \
+        }                                                                                                              \
+        /* whole rows: those that begin in [from, to) */                                                               \
+        int64_t length = tensor->elements / tensor->rows;                                                              \
+        for (int64_t row = (from + length - 1) / length; row * length < to; row++) {                                   \
+            int64_t begin = row * length, end = begin + length;                                                        \
+            variants[flags](tensor, c, mean_##T(tensor, c, begin, end), begin, end);                                   \
+        }                                                                                                              \
+    }
+
+DEFINE_TYPE(float, float, sqrtf)
+DEFINE_TYPE(double, double, sqrt)
+DEFINE_TYPE(bfloat16_t, float, sqrtf)
+DEFINE_TYPE(float16_t, float, sqrtf)
+
+/* What a step cannot be faster than: reads g, p, m, s and writes p, m, s, with no arithmetic to speak of. */
+CLONES static void run_traffic(int flags, const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {
+    float *restrict p = (float *)(intptr_t)tensor->p, *restrict m = (float *)(intptr_t)tensor->m;
+    float *restrict s = (float *)(intptr_t)tensor->s;
+    const float *restrict g = (const float *)(intptr_t)tensor->g;
+    (void)flags, (void)c;
+    for (int64_t i = from; i < to; i++) {
+        float x = g[i];
+        p[i] += x, m[i] += x, s[i] += x;
+    }
+}
+
+static void (*const run[])(int, const Tensor *, const Coefficients *, int64_t, int64_t) = {
+    run_float, run_double, run_bfloat16_t, run_float16_t, run_traffic};
+
+/* The number of steps that every tensor has made; -1 where they differ. */
+EXPORT double adabelief_steps(const Tensor *tensors, int64_t n) {
+    float steps = *(const float *)(intptr_t)tensors[0].step;
+    for (int64_t i = 1; i < n; i++)
+        if (*(const float *)(intptr_t)tensors[i].step != steps) return -1;
+    return steps;
+}
+
+/* Counts one more step for every tensor and returns the first one's number. */
+EXPORT double adabelief_count(const Tensor *tensors, int64_t n) {
+    for (int64_t i = 0; i < n; i++) *(float *)(intptr_t)tensors[i].step += 1;
+    return *(const float *)(intptr_t)tensors[0].step;
+}
+
+/* Updates n tensors of one type, an index into `run`. begins[i] counts the elements before tensor i, begins[n] all. The elements of the list
+ * as a whole are split evenly between the threads, whatever tensor they are in; a centralized row stays with one. */
+EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags,
+                             const Coefficients *c) {
+    const int64_t elements = begins[n], least = 16384; /* elements that are worth a thread */
+#ifdef _OPENMP
+    int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+    if (threads > 1 + elements / least) threads = 1 + (int)(elements / least);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+#endif
+    {
+        int64_t share = elements, from = 0;
+#ifdef _OPENMP
+        share = (elements + omp_get_num_threads() - 1) / omp_get_num_threads();
+        share = (share + 63) / 64 * 64; /* whole cache lines, where tensors are aligned to them */
+        from = share * omp_get_thread_num();
+#endif
+        int64_t to = from + share < elements ? from + share : elements;
+        int64_t low = 0, high = n; /* the tensor that holds `from`: the last one that begins at or before it */
+        while (high - low > 1) {
+            int64_t middle = (low + high) / 2;
+            if (begins[middle] <= from)
+                low = middle;
+            else
+                high = middle;
+        }
+        for (int64_t i = low; i < n && begins[i] < to; i++) {
+            int64_t begin = begins[i] > from ? begins[i] : from;
+            int64_t end = begins[i + 1] < to ? begins[i + 1] : to;
+            if (begin < end) run[type](flags, &tensors[i], c, begin - begins[i], end - begins[i]);
+        }
+    }
+}
+
+EXPORT const char *adabelief_instruction_set(void) {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+        return "AVX-512";
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "AVX2" : "baseline";
+#elif defined(__aarch64__)
+    return "NEON";
+#else
+    return "baseline";
+#endif
+}

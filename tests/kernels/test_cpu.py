@@ -1,0 +1,111 @@
+"""The C kernel alone: every half-precision number, rounding, and numbers that are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from adabelief.kernels import cpu
+
+pytestmark = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
+
+NEUTRAL = dict(gain=1.0, shrink=1.0, l2=0.0, mean_gain=0.1, beta2=0.999, belief_gain=0.001, eps=1e-16)
+NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, alpha=0.5)
+
+
+def update(p, g=None, flags=0, **changes):
+    """One call of the kernel on one tensor; returns m, s and the step count."""
+    wide = torch.promote_types(p.dtype, torch.float32)
+    g = torch.zeros_like(p) if g is None else g
+    m, s, step = torch.zeros_like(p, dtype=wide), torch.zeros_like(p, dtype=wide), torch.zeros(())
+    row = [p.data_ptr(), g.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, step.data_ptr(), p.numel(), 0]
+    table = cpu.Table([row], str(p.dtype).removeprefix("torch."))
+    assert table.count() == 1
+    table.update(flags, **NEUTRAL | changes)
+    return m, s, step
+
+
+def every_half(dtype):
+    return torch.from_numpy(np.arange(2**16, dtype=np.uint16).view(np.int16).copy()).view(dtype)
+
+
+def assert_same_bits(actual, expected):
+    nan = expected.isnan()
+    assert torch.equal(actual.isnan(), nan)
+    assert torch.equal(actual[~nan].view(torch.int16), expected[~nan].view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_step_of_zero_changes_no_bit(dtype):
+    p = every_half(dtype)
+    update(p)
+    assert_same_bits(p, every_half(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shrink", [0.7, 1.0 + 2**-11, 1e-3, 1e-6, 3e4, -1.0])
+def test_rounding_is_that_of_torch(dtype, shrink):
+    """To nearest even, over subnormal results and overflow."""
+    p = every_half(dtype)
+    update(p, shrink=shrink)
+    assert_same_bits(p, (every_half(dtype).float() * np.float32(shrink)).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_gradients_are_read_as_they_are(dtype):
+    g = every_half(dtype).clone() if dtype.itemsize == 2 else torch.randn(1000, dtype=dtype)
+    p = torch.zeros_like(g)
+    m, _, _ = update(p, g, mean_gain=1.0)
+    torch.testing.assert_close(m, g.to(m.dtype), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_stays_visible_and_alone(bad):
+    p, g = torch.ones(67), torch.ones(67)
+    g[33] = bad
+    m, s, _ = update(p, g, step_size=0.1)
+    others = torch.arange(67) != 33
+    assert not m[33].isfinite()
+    assert not s[33].isfinite()
+    assert p[33].isnan()  # inf/inf, as in the reference
+    assert all(x[others].isfinite().all() for x in (p, m, s))
+
+
+def test_nan_wins_the_maximum():
+    p, g, s_max = torch.ones(5), torch.tensor([1.0, float("nan"), 1.0, 0.0, 2.0]), torch.full((5,), 5e-4)
+    m, s, step = torch.zeros(5), torch.zeros(5), torch.zeros(())
+    row = [*(x.data_ptr() for x in (p, g, m, s, s_max)), 0, step.data_ptr(), 5, 0]
+    cpu.Table([row], "float32").update(cpu.AMSGRAD, **NEUTRAL)
+    assert torch.equal(torch.maximum(s, torch.full((5,), 5e-4)).isnan(), s_max.isnan())
+    assert s_max[1].isnan()
+    assert s_max[3] == np.float32(5e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_split_lists_anywhere(threads):
+    """Many tensors of awkward sizes: whatever the number of threads, every element is stepped once."""
+    sizes = [1, 63, 64, 65, 0, 16384, 7, 100_003, 0, 31]
+    before = torch.get_num_threads()
+    results = []
+    for n in (1, threads):
+        torch.set_num_threads(n)
+        tensors = [[torch.zeros(size) for _ in range(4)] for size in sizes]
+        steps = [torch.zeros(()) for _ in sizes]
+        for i, (p, g, *_) in enumerate(tensors):
+            p.fill_(1.0)
+            g.copy_(torch.linspace(-1, 1, p.numel()) + i)
+        rows = [
+            [*(x.data_ptr() for x in four), 0, 0, step.data_ptr(), four[0].numel(), 0]
+            for four, step in zip(tensors, steps, strict=True)
+        ]
+        table = cpu.Table(rows, "float32")
+        for _ in range(3):
+            table.update(0, **NEUTRAL | dict(step_size=0.1))
+        results.append([x.clone() for four in tensors for x in four])
+    torch.set_num_threads(before)
+    assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
+
+
+def test_instruction_set_is_named():
+    assert cpu.instruction_set() in {"AVX-512", "AVX2", "NEON", "baseline"}

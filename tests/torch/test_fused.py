@@ -1,0 +1,306 @@
+"""The plan of addresses: whatever a user does between two steps, the next step touches what is there then."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+
+from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
+from adabelief.kernels import cpu
+from adabelief.torch import fused
+from tests.oracle import Oracle, set_gradients
+
+needs_kernel = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
+
+
+def parameters(device: str = "cpu") -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in [(8, 4), (5,), (), (2, 3, 3, 3), (4, 4)]]
+
+
+def replace_parameter_memory(o, params):
+    params[0].data = params[0].data.clone() * 2
+
+
+def transpose_parameter(o, params):
+    params[4].data = params[4].data.t()
+
+
+def shorten_parameter(o, params):
+    """The same address, fewer elements."""
+    p = params[0]
+    p.data = p.data[:3]
+    p.grad = None
+    p.grad = torch.ones_like(p)
+    o.state[p] = {name: x[:3].clone() if x.ndim else x for name, x in o.state[p].items()}
+
+
+def narrow_parameter(o, params):
+    """The same address and number of elements, another type."""
+    p = params[1]
+    values = p.detach().to(torch.bfloat16)
+    p.grad = None
+    p.data = p.data.view(torch.bfloat16)[:5].copy_(values)
+    p.grad = torch.ones_like(p)
+
+
+def shorten_state(o, params):
+    """The same address, fewer elements; the parameter's own are fewer as well."""
+    for x in (params[0], *o.state[params[0]].values()):
+        x.data = x.data[:3] if x.ndim else x.data
+    params[0].grad = None
+    params[0].grad = torch.ones_like(params[0])
+
+
+def replace_gradients(o, params):
+    o.zero_grad()
+    set_gradients(params, 77)
+
+
+def drop_gradients(o, params):
+    params[1].grad = params[3].grad = None
+
+
+def bring_gradient_back(o, params):
+    params[1].grad = None
+    o.step()
+    params[1].grad = torch.ones(5)
+
+
+def strided_gradient(o, params):
+    params[0].grad = torch.randn(4, 8, generator=torch.Generator().manual_seed(5)).t()
+
+
+def expanded_gradient(o, params):
+    params[1].grad = torch.ones(1).expand(5)
+
+
+def replace_state_tensor(o, params):
+    entry = o.state[params[0]]
+    entry["exp_avg"] = entry["exp_avg"] * 0.5
+
+
+def replace_state_memory(o, params):
+    entry = o.state[params[3]]
+    entry["exp_avg_var"].data = entry["exp_avg_var"].data * 2
+
+
+def replace_state_entry(o, params):
+    o.state[params[2]] = {name: x.clone() for name, x in o.state[params[2]].items()}
+    o.state[params[2]]["exp_avg"] += 1
+
+
+def delete_state_entry(o, params):
+    del o.state[params[0]]
+
+
+def clear_state(o, params):
+    o.state.clear()
+
+
+def replace_state(o, params):
+    o.state = copy.copy(o.state)
+    o.state[params[0]] = {}
+
+
+def set_step(o, params):
+    o.state[params[0]]["step"].fill_(100.0)
+
+
+def load(o, params):
+    o.load_state_dict(copy.deepcopy(o.state_dict()))
+
+
+def turn_on_amsgrad(o, params):
+    o.param_groups[0]["amsgrad"] = True
+
+
+def change_options(o, params):
+    o.param_groups[0].update(lr=0.5, weight_decay=0.3, maximize=True, betas=(0.8, 0.95), eps=1e-6)
+
+
+def add_group(o, params):
+    params.append(torch.nn.Parameter(torch.ones(3)))
+    o.add_param_group({"params": params[-1], "lr": 0.2})
+    params[-1].grad = torch.ones(3)
+
+
+def remove_parameter(o, params):
+    o.state.pop(o.param_groups[0]["params"].pop(1))
+
+
+def swap_parameter(o, params):
+    """As accelerate and FSDP do."""
+    new = torch.nn.Parameter(params[0].detach().clone() + 1)
+    new.grad = torch.ones_like(new)
+    o.param_groups[0]["params"][0] = params[0] = new
+
+
+def resize_gradient(o, params):
+    params[1].grad.data = torch.arange(5.0)
+
+
+CHANGES = [
+    *(replace_parameter_memory, transpose_parameter, shorten_parameter, replace_gradients, drop_gradients),
+    *(bring_gradient_back, narrow_parameter, shorten_state),
+    *(strided_gradient, expanded_gradient, replace_state_tensor, replace_state_memory, replace_state_entry),
+    *(delete_state_entry, clear_state, replace_state, set_step, load, turn_on_amsgrad, change_options, add_group),
+    *(remove_parameter, swap_parameter, resize_gradient),
+]
+
+
+@needs_kernel
+@pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_next_step_sees_every_change(change, cls):
+    """Beside a twin with foreach, which looks everything up in every step."""
+    runs = []
+    for options in ({"fused": True}, {"foreach": True}):
+        params = parameters()
+        optimizer = cls(params, lr=0.01, **options)
+        for seed in range(3):
+            set_gradients(params, seed)
+            optimizer.step()
+        if options.get("fused"):
+            optimizer.step()
+            plan = optimizer._plan
+            assert plan.parts[0].params  # it is the kernel that is tested
+        else:
+            optimizer.step()
+        change(optimizer, params)
+        for _ in range(2):
+            optimizer.step()
+        runs.append((params, [optimizer.state[p] for p in params if p in optimizer.state]))
+    (params, states), (twins, twin_states) = runs
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    for state, twin_state in zip(states, twin_states, strict=True):
+        assert state.keys() == twin_state.keys()
+        for name, x in state.items():
+            torch.testing.assert_close(x, twin_state[name], rtol=1e-5, atol=1e-7)
+
+
+@needs_kernel
+def test_plan_is_kept_while_it_holds():
+    params = parameters()
+    optimizer = AdaBelief(params, lr=0.01)
+    plans = set()
+    for seed in range(4):
+        set_gradients(params, seed)  # new tensors every time
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] *= 0.9
+        plans.add(id(optimizer._plan))
+    assert len(plans) == 1
+
+
+@needs_kernel
+def test_profiler_shows_the_kernel_by_name():
+    params = parameters()
+    set_gradients(params, 0)
+    optimizer = AdaBelief(params)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        optimizer.step()
+    assert "adabelief::cpu_update" in {event.name for event in profile.events()}
+
+
+@needs_kernel
+def test_gradients_are_not_kept_alive():
+    params = parameters()
+    optimizer = AdaBelief(params)
+    set_gradients(params, 0)
+    optimizer.step()
+    gradients = [weakref.ref(p.grad) for p in params]
+    optimizer.zero_grad()
+    assert not any(g() is not None for g in gradients)
+
+
+@needs_kernel
+@pytest.mark.parametrize("cls", [AdaBelief, RangerAdaBelief])
+def test_layouts_that_the_kernel_takes(cls):
+    """Dense memory in any order of dimensions, where the gradient has the same: transposed, channels last, complex."""
+    generator = torch.Generator().manual_seed(0)
+    params = [
+        torch.nn.Parameter(torch.randn(6, 4, generator=generator).t()),
+        torch.nn.Parameter(torch.randn(4, 3, 2, 5, generator=generator).contiguous(memory_format=torch.channels_last)),
+        torch.nn.Parameter(torch.randn(5, generator=generator, dtype=torch.complex64)),
+    ]
+    optimizer = cls(params, lr=0.01, fused=True)
+    oracle = Oracle(optimizer)
+    for seed in range(8):
+        set_gradients(params, seed)
+        for p in params:
+            p.grad = torch.empty_like(p).copy_(p.grad)  # of p's own layout
+        oracle.step()
+    rest = [] if cls is AdaBelief else [params[0]]  # a transposed matrix has its rows scattered
+    assert [p for p in optimizer._plan.parts[0].rest if p is not params[2]] == rest
+
+
+@needs_kernel
+def test_fused_is_the_choice_on_the_cpu():
+    params = parameters()
+    set_gradients(params, 0)
+    for options, chosen in [
+        ({}, True),
+        ({"foreach": True}, False),
+        ({"foreach": False}, False),
+        ({"fused": False}, False),
+    ]:
+        assert fused.wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+
+
+def test_without_the_kernel(monkeypatch):
+    monkeypatch.setattr(cpu, "_library", lambda: "no compiler")
+    with pytest.raises(ValueError, match=r"fused=True.*no compiler.*foreach=True"):
+        AdaBelief(parameters(), fused=True)
+    params = parameters()
+    oracle = Oracle(AdaBelief(params, lr=0.01))
+    set_gradients(params, 0)
+    oracle.step()
+
+
+@needs_kernel
+def test_fused_where_there_is_no_kernel_says_so():
+    meta = torch.nn.Parameter(torch.ones(3, device="meta"))
+    with pytest.raises(ValueError, match=r"fused=True.*meta.*foreach=True"):
+        AdaBelief([meta], fused=True)
+    optimizer = AdaBelief(parameters())
+    with pytest.raises(ValueError, match="meta"):
+        optimizer.add_param_group({"params": [meta], "fused": True})
+    assert len(optimizer.param_groups) == 1
+
+
+@needs_kernel
+@pytest.mark.parametrize("other", ["foreach", "capturable", "differentiable"])
+def test_fused_excludes(other):
+    with pytest.raises(ValueError, match=rf"fused=True and {other}=True"):
+        AdaBelief(parameters(), fused=True, **{other: True})
+
+
+THREADS = """
+import os, torch
+torch.set_num_threads({threads})
+from adabelief import AdaBelief
+big = torch.ones(2**22)
+big.add_(1)  # torch's pool is there now
+before = len(os.listdir("/proc/self/task"))
+p = torch.nn.Parameter(torch.ones(2**20))
+p.grad = torch.ones_like(p)
+AdaBelief([p], fused=True).step()
+maps = open("/proc/self/maps").read().splitlines()
+print(len(os.listdir("/proc/self/task")) - before, len({{line.split()[-1] for line in maps if "libgomp" in line}}))
+"""
+
+
+@needs_kernel
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_torchs_own(threads):
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS.format(threads=threads)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["0", "1"], done.stderr
