@@ -186,7 +186,8 @@ def _foreach(tensors: Tensors, c: Coefficients, options: Options, dims: list[tup
         syncs = sync if isinstance(sync, list) else [sync] * len(new)
         new = [_synchronized(*each, options.alpha) for each in zip(slow, new, syncs, strict=True)]
     if slow or not in_place:
-        torch._foreach_copy_(params, new)
+        for p, x in zip(params, new, strict=True):  # DTensor has no _foreach_copy_
+            p.copy_(x)
 
 
 def _synchronized(slow: Tensor, p: Tensor, sync: Any, alpha: float) -> Tensor:
