@@ -17,7 +17,7 @@ STYLE = """
   :root { --ink: #e4e4e0; --paper: #191a1c; --line: #44464a; --quiet: #25272a; --link: #8ab8f0; }
 }
 body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 66rem; margin: 2rem auto 5rem; padding: 0 1.2rem; }
+       max-width: 72rem; margin: 2rem auto 5rem; padding: 0 1.2rem; }
 p, ul { max-width: 46rem; }
 h1 { font-size: 1.9rem; line-height: 1.25; }
 h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
@@ -27,11 +27,11 @@ img { max-width: 100%; height: auto; background: white; border: 1px solid var(--
       padding: .5rem; box-sizing: border-box; }
 p:has(> img) { max-width: none; }
 .scroll { overflow-x: auto; margin: 1.2rem 0; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { vertical-align: bottom; background: var(--quiet); line-height: 1.3; }
 td { white-space: nowrap; }
-td:last-child { white-space: normal; min-width: 15rem; }
+td:last-child { white-space: normal; min-width: 14rem; }
 """
 
 
