@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from adabelief import rule
-from adabelief.torch.optimizer import Base, Group, check
+from adabelief.torch.base import Base, Group, check
 from adabelief.torch.update import Options
 
 
