@@ -20,7 +20,15 @@ needs_kernel = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailabl
 
 def parameters(device: str = "cpu") -> list[torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in [(8, 4), (5,), (), (2, 3, 3, 3), (4, 4)]]
+    return [
+        torch.nn.Parameter(torch.randn(s, generator=generator))
+        for s in [(8, 4), (5,), (), (2, 3, 3, 3), (4, 4), (8, 4)]
+    ]
+
+
+def whole_memory(p: torch.Tensor) -> torch.Tensor:
+    """All that p's storage holds, also what is no longer p's."""
+    return torch.empty(0, dtype=p.dtype).set_(p.untyped_storage())
 
 
 def replace_parameter_memory(o, params):
@@ -108,6 +116,16 @@ def replace_state(o, params):
     o.state[params[0]] = {}
 
 
+def swap_state_entries(o, params):
+    """The same entries in the same order, of other parameters."""
+    keys = list(o.state)
+    i, j = (next(n for n, key in enumerate(keys) if key is p) for p in (params[0], params[5]))
+    keys[i], keys[j] = keys[j], keys[i]
+    entries = list(o.state.values())
+    o.state.clear()
+    o.state.update(zip(keys, entries, strict=True))
+
+
 def set_step(o, params):
     o.state[params[0]]["step"].fill_(100.0)
 
@@ -147,7 +165,7 @@ def resize_gradient(o, params):
 
 CHANGES = [
     *(replace_parameter_memory, transpose_parameter, shorten_parameter, replace_gradients, drop_gradients),
-    *(bring_gradient_back, narrow_parameter, shorten_state),
+    *(bring_gradient_back, narrow_parameter, shorten_state, swap_state_entries),
     *(strided_gradient, expanded_gradient, replace_state_tensor, replace_state_memory, replace_state_entry),
     *(delete_state_entry, clear_state, replace_state, set_step, load, turn_on_amsgrad, change_options, add_group),
     *(remove_parameter, swap_parameter, resize_gradient),
@@ -179,6 +197,7 @@ def test_next_step_sees_every_change(change, cls):
     (params, states), (twins, twin_states) = runs
     for p, q in zip(params, twins, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(whole_memory(p), whole_memory(q), rtol=1e-5, atol=1e-6)
     for state, twin_state in zip(states, twin_states, strict=True):
         assert state.keys() == twin_state.keys()
         for name, x in state.items():
