@@ -287,6 +287,19 @@ def test_differentiable_ranger():
     assert torch.autograd.gradcheck(trained, (p0, g))
 
 
+@pytest.mark.parametrize(
+    "implementation", [{}, {"foreach": True}, {"foreach": False}], ids=["chosen", "foreach", "loop"]
+)
+def test_backward_after_a_step_is_an_error(implementation):
+    """Autograd has to notice that what it kept was changed, also where a kernel changed it."""
+    p, x = parameter(3), torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    product = (p * x).sum()
+    AdaBelief([p], **implementation).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
 def test_step_leaves_no_graph():
     p = parameter()
     p.grad = torch.ones(3)

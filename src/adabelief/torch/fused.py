@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import _profiler_enabled as profiling  # type: ignore[attr-defined]
+from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
@@ -62,10 +63,10 @@ class Part:
             (cpu.Table([_row(tensors, i, options) for i in indices], str(dtype).removeprefix("torch.")), indices)
             for (dtype, _), indices in alike.items()
         ]
-        self.indices = list(chain.from_iterable(alike.values()))
-        self.params = [tensors.params[i] for i in self.indices]
+        order = list(chain.from_iterable(alike.values()))
+        self.params = [tensors.params[i] for i in order]
         self.state = {  # the tensors of each name, in the order of the parameters
-            name.removesuffix("s"): [tensors_of_name[i] for i in self.indices]
+            name.removesuffix("s"): [tensors_of_name[i] for i in order]
             for name, tensors_of_name in zip(Tensors._fields[2:], tensors[2:], strict=True)
             if tensors_of_name
         }
@@ -84,6 +85,7 @@ class Part:
             flags = self.flags | (cpu.LOOKAHEAD if options.k and t % options.k == 0 else 0)
             with record_function("adabelief::cpu_update") if profiling() else nullcontext():
                 table.update(flags, gain=gain, alpha=options.alpha, **c._asdict())
+        increment_version(self.params)  # so that autograd notices, as after any in-place operator
 
 
 class Plan:
@@ -151,7 +153,7 @@ class Plan:
 
 
 def _choices(groups: list[Group]) -> list[Any]:
-    return [[group.get(name) for name in CHOOSING] + ["k" in group] for group in groups]
+    return [[group.get(name) for name in CHOOSING] for group in groups]
 
 
 def _same(objects: list[Any], others: list[Any]) -> bool:
