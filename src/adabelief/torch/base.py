@@ -16,9 +16,8 @@ from torch.optim import Optimizer
 from adabelief import rule
 from adabelief.kernels import cpu
 from adabelief.torch import fused, state
+from adabelief.torch.fused import Group
 from adabelief.torch.update import Options, Tensors, update
-
-Group = dict[str, Any]
 
 
 class Base(Optimizer):

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from adabelief import rule
-from adabelief.torch.base import Base, Group, check
+from adabelief.torch.base import Base, check
+from adabelief.torch.fused import Group
 from adabelief.torch.update import Options
 
 

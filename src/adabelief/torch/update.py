@@ -84,13 +84,8 @@ def update(
         for i, t in enumerate(step_numbers):
             one = tensors.pick([i])
             t = t.to(one.exp_avgs[0].dtype) if traced else t
-            _loop(
-                one,
-                coefficients(t, xp=torch if traced else Floats),
-                options,
-                dims[i],
-                options.k and t % options.k == 0,
-            )
+            c, sync = coefficients(t, xp=torch if traced else Floats), options.k and t % options.k == 0
+            _loop(one, c, options, dims[i], sync)
         return
 
     for indices in _buckets(tensors, step_numbers, traced):
