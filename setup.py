@@ -25,16 +25,17 @@ else:
     compile_args = [*flags, "-fopenmp"]
     link_args = ["-fopenmp", "-lm"]
 
+
+
+def library(name, source, **link):
+    """A shared library; without a compiler the package installs all the same and uses foreach."""
+    return Extension(name, [source], extra_compile_args=compile_args, py_limited_api=True, optional=True, **link)
+
+
 setup(
     cmdclass={"build_ext": BuildKernel},
     ext_modules=[
-        Extension(
-            "adabelief.kernels._cpu",
-            ["src/adabelief/kernels/cpu.c"],
-            extra_compile_args=compile_args,
-            extra_link_args=link_args,
-            py_limited_api=True,
-            optional=True,  # without a compiler the package installs all the same and uses foreach
-        )
+        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", extra_link_args=link_args),
+        library("adabelief.torch._proof", "src/adabelief/torch/proof.c"),
     ],
 )

@@ -2,9 +2,9 @@
 
     python benchmarks/step_time.py [CASE ...] [--seconds 20] [--threads N] [--out DIR]
 
-All arms step the same parameters and gradients in turn, in one process, so that what slows the machine down slows all
-of them; what is printed are medians, and medians of the ratios of neighbouring runs. `limit` only reads g, p, m, s and
-writes p, m, s. Extra memory is what one step adds to the peak of a fresh process.
+All arms step the same parameters and gradients in one process, in a new order each round, so that what slows the
+machine down slows all of them; what is printed are medians, and medians of the ratios within a round. `limit` only
+reads g, p, m, s and writes p, m, s. Extra memory is what one step adds to the peak of a fresh process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import io
 import os
 import platform
+import random
 import subprocess
 import sys
 import time
@@ -78,7 +79,7 @@ def arms(params: list[torch.nn.Parameter]) -> dict[str, Callable[[], object]]:
     steps: dict[str, Callable[[], object]] = {name: optimizer.step for name, optimizer in optimizers.items()}
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
     rows = [
-        [p.data_ptr(), p.grad.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, 0, p.numel(), 0]
+        [p.data_ptr(), p.grad.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, p.numel(), 0]
         for p, (m, s) in zip(params, moments, strict=True)
         if p.grad is not None
     ]
@@ -102,11 +103,11 @@ def measure(shapes: Shapes, seconds: float) -> dict[str, list[float]]:
     """Seconds of every arm's step, round after round, after two rounds of warm-up."""
     steps = arms(parameters(shapes))
     times: dict[str, list[float]] = {name: [] for name in steps}
-    end = None
+    order, end = random.Random(0), None
     while end is None or time.perf_counter() < end or len(times["limit"]) < 5:
-        for name, step in steps.items():
+        for name in order.sample(list(steps), len(steps)):  # what ran before decides what is in the cache
             start = time.perf_counter()
-            step()
+            steps[name]()
             times[name].append(time.perf_counter() - start)
         if end is None and len(times["limit"]) == 2:
             times = {name: [] for name in steps}

@@ -15,15 +15,13 @@ NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, alpha=0.5)
 
 
 def update(p, g=None, flags=0, **changes):
-    """One call of the kernel on one tensor; returns m, s and the step count."""
+    """One call of the kernel on one tensor; returns m and s."""
     wide = torch.promote_types(p.dtype, torch.float32)
     g = torch.zeros_like(p) if g is None else g
-    m, s, step = torch.zeros_like(p, dtype=wide), torch.zeros_like(p, dtype=wide), torch.zeros(())
-    row = [p.data_ptr(), g.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, step.data_ptr(), p.numel(), 0]
-    table = cpu.Table([row], str(p.dtype).removeprefix("torch."))
-    assert table.count() == 1
-    table.update(flags, **NEUTRAL | changes)
-    return m, s, step
+    m, s = torch.zeros_like(p, dtype=wide), torch.zeros_like(p, dtype=wide)
+    row = [p.data_ptr(), g.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, p.numel(), 0]
+    cpu.Table([row], str(p.dtype).removeprefix("torch.")).update(flags, **NEUTRAL | changes)
+    return m, s
 
 
 def every_half(dtype):
@@ -56,7 +54,7 @@ def test_rounding_is_that_of_torch(dtype, shrink):
 def test_gradients_are_read_as_they_are(dtype):
     g = every_half(dtype).clone() if dtype.itemsize == 2 else torch.randn(1000, dtype=dtype)
     p = torch.zeros_like(g)
-    m, _, _ = update(p, g, mean_gain=1.0)
+    m, _ = update(p, g, mean_gain=1.0)
     torch.testing.assert_close(m, g.to(m.dtype), rtol=0, atol=0, equal_nan=True)
 
 
@@ -64,7 +62,7 @@ def test_gradients_are_read_as_they_are(dtype):
 def test_what_is_no_number_stays_visible_and_alone(bad):
     p, g = torch.ones(67), torch.ones(67)
     g[33] = bad
-    m, s, _ = update(p, g, step_size=0.1)
+    m, s = update(p, g, step_size=0.1)
     others = torch.arange(67) != 33
     assert not m[33].isfinite()
     assert not s[33].isfinite()
@@ -74,8 +72,8 @@ def test_what_is_no_number_stays_visible_and_alone(bad):
 
 def test_nan_wins_the_maximum():
     p, g, s_max = torch.ones(5), torch.tensor([1.0, float("nan"), 1.0, 0.0, 2.0]), torch.full((5,), 5e-4)
-    m, s, step = torch.zeros(5), torch.zeros(5), torch.zeros(())
-    row = [*(x.data_ptr() for x in (p, g, m, s, s_max)), 0, step.data_ptr(), 5, 0]
+    m, s = torch.zeros(5), torch.zeros(5)
+    row = [*(x.data_ptr() for x in (p, g, m, s, s_max)), 0, 5, 0]
     cpu.Table([row], "float32").update(cpu.AMSGRAD, **NEUTRAL)
     assert torch.equal(torch.maximum(s, torch.full((5,), 5e-4)).isnan(), s_max.isnan())
     assert s_max[1].isnan()
@@ -91,20 +89,26 @@ def test_threads_split_lists_anywhere(threads):
     for n in (1, threads):
         torch.set_num_threads(n)
         tensors = [[torch.zeros(size) for _ in range(4)] for size in sizes]
-        steps = [torch.zeros(()) for _ in sizes]
         for i, (p, g, *_) in enumerate(tensors):
             p.fill_(1.0)
             g.copy_(torch.linspace(-1, 1, p.numel()) + i)
-        rows = [
-            [*(x.data_ptr() for x in four), 0, 0, step.data_ptr(), four[0].numel(), 0]
-            for four, step in zip(tensors, steps, strict=True)
-        ]
+        rows = [[*(x.data_ptr() for x in four), 0, 0, four[0].numel(), 0] for four in tensors]
         table = cpu.Table(rows, "float32")
         for _ in range(3):
             table.update(0, **NEUTRAL | dict(step_size=0.1))
         results.append([x.clone() for four in tensors for x in four])
     torch.set_num_threads(before)
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
+
+
+def test_steps_are_counted_together():
+    numbers = [torch.tensor(3.0) for _ in range(4)]
+    steps = cpu.Steps([x.data_ptr() for x in numbers])
+    assert steps.alike()
+    assert steps.count() == 4
+    assert [float(x) for x in numbers] == [4.0] * 4
+    numbers[2].fill_(9)
+    assert not steps.alike()
 
 
 def test_instruction_set_is_named():

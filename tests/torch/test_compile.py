@@ -7,10 +7,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
+from adabelief.torch import fused
 from tests.oracle import Oracle, set_gradients
 
 CASES = {
     "AdaBelief": (AdaBelief, {"weight_decay": 0.1}),
+    "foreach": (AdaBelief, {"foreach": True, "weight_decay": 0.1}),
     "loop": (AdaBelief, {"foreach": False, "rectify": True}),
     "AdaBeliefW": (AdaBeliefW, {"amsgrad": True, "rectify": True}),
     "Ranger": (RangerAdaBelief, {"weight_decay": 0.1, "k": 3}),
@@ -28,7 +30,13 @@ def test_compiled_step(case, lr):
     params = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in [(3, 4), (5,), (), (2, 3, 3, 3)]]
     params.append(torch.nn.Parameter(params[0].detach().to(torch.bfloat16)))
     optimizer = cls(params, lr=lr if isinstance(lr, float) else lr.clone(), **options)
-    compiled = torch.compile(optimizer.step, fullgraph=True)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return torch._inductor.compile(graph, inputs)
+
+    compiled = torch.compile(optimizer.step, fullgraph=True, backend=backend)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
     oracle = Oracle(optimizer)
     set_gradients(params, 0)
@@ -41,3 +49,5 @@ def test_compiled_step(case, lr):
         scheduler.step()
     # A float lr is recompiled once, when it first changes, as in torch's own optimizers; a tensor never.
     assert counters["stats"]["unique_graphs"] == (2 if isinstance(lr, float) else 1)
+    through_kernel = "foreach" not in options and not fused.unserved("cpu")
+    assert all(("adabelief.update" in str(graph.graph)) == through_kernel for graph in graphs)

@@ -9,13 +9,14 @@ import weakref
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.kernels import cpu
-from adabelief.torch import fused
+from adabelief.torch import fused, proof
 from tests.oracle import Oracle, set_gradients
 
-needs_kernel = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
+needs_kernel = pytest.mark.skipif(bool(fused.unserved("cpu")), reason=fused.unserved("cpu") or "-")
 
 
 def parameters(device: str = "cpu") -> list[torch.nn.Parameter]:
@@ -163,7 +164,71 @@ def resize_gradient(o, params):
     params[1].grad.data = torch.arange(5.0)
 
 
+def double_gradient(o, params):
+    """Another type behind the same object."""
+    params[1].grad.data = torch.arange(5.0, dtype=torch.float64)
+
+
+class Doubled(torch.Tensor):
+    """Worth twice what its memory says."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            args = tree_map_only(cls, lambda x: 2 * x.as_subclass(torch.Tensor), args)
+            return function(*args, **kwargs or {})
+
+
+def subclassed_gradient(o, params):
+    params[1].grad = torch.arange(5.0).as_subclass(Doubled)
+
+
+def negated_gradient(o, params):
+    """Its memory holds the opposite of its value."""
+    params[2].grad = torch.tensor(1 + 2j).conj().imag
+
+
+def swap_tensors(o, params):
+    """The same objects, with each other's tensors inside."""
+    for p in params:
+        p.grad = None
+    torch.utils.swap_tensors(params[0], params[5])
+    set_gradients(params, 9)
+
+
+def swap_state_tensors(o, params):
+    torch.utils.swap_tensors(o.state[params[0]]["exp_avg"], o.state[params[5]]["exp_avg"])
+
+
+def tuple_of_parameters(o, params):
+    o.param_groups[0]["params"] = tuple(o.param_groups[0]["params"])
+
+
+def replace_step(o, params):
+    for p in params:
+        o.state[p]["step"] = o.state[p]["step"].double()
+
+
+def widen_state(o, params):
+    """The same address and shape, another type."""
+    entry, memory = o.state[params[1]], torch.zeros(5, dtype=torch.float64)
+    entry["exp_avg"].data = memory.view(torch.float32)[:5].copy_(entry["exp_avg"].detach())
+    o.step()
+    entry["exp_avg"].data = memory.copy_(entry["exp_avg"].detach().double())
+
+
+def shorten_everything(o, params):
+    """The same addresses and strides, fewer rows; the gradient's memory has room for all."""
+    p = params[0]
+    p.grad = None
+    for x in (p, *o.state[p].values()):
+        x.data = x.data[:3] if x.ndim else x.data
+    p.grad = torch.ones(8, 4)[:3]
+
+
 CHANGES = [
+    *(double_gradient, subclassed_gradient, negated_gradient, swap_tensors, swap_state_tensors, replace_step),
+    *(tuple_of_parameters, widen_state, shorten_everything),
     *(replace_parameter_memory, transpose_parameter, shorten_parameter, replace_gradients, drop_gradients),
     *(bring_gradient_back, narrow_parameter, shorten_state, swap_state_entries),
     *(strided_gradient, expanded_gradient, replace_state_tensor, replace_state_memory, replace_state_entry),
@@ -199,6 +264,26 @@ def test_next_step_sees_every_change(change, cls):
         assert state.keys() == twin_state.keys()
         for name, x in state.items():
             torch.testing.assert_close(x, twin_state[name], rtol=1e-5, atol=1e-7)
+
+
+@needs_kernel
+@pytest.mark.parametrize("which", ["parameter", "gradient", "state"])
+def test_memory_that_was_given_back_is_not_touched(which):
+    """A storage that was shrunk behind its tensor's back, twice, so that its address may be the old one."""
+    params = parameters()
+    optimizer = AdaBelief(params)
+    set_gradients(params, 0)
+    optimizer.step()
+    tensor = {"parameter": params[0], "gradient": params[0].grad, "state": optimizer.state[params[0]]["exp_avg"]}[which]
+    storage = tensor.untyped_storage()
+    size = storage.nbytes()
+    assert optimizer._planned()
+    address = tensor.data_ptr()
+    storage.resize_(size - 4)
+    assert optimizer._planned() is None
+    storage.resize_(size)
+    if tensor.data_ptr() == address:
+        assert optimizer._planned()
 
 
 @needs_kernel
@@ -269,8 +354,9 @@ def test_fused_is_the_choice_on_the_cpu():
         assert fused.wanted(AdaBelief(params, **options).param_groups[0]) is chosen
 
 
-def test_without_the_kernel(monkeypatch):
-    monkeypatch.setattr(cpu, "_library", lambda: "no compiler")
+@pytest.mark.parametrize(("module", "loader"), [(cpu, "_library"), (proof, "_load")])
+def test_without_the_kernel(monkeypatch, module, loader):
+    monkeypatch.setattr(module, loader, lambda: "no compiler")
     with pytest.raises(ValueError, match=r"fused=True.*no compiler.*foreach=True"):
         AdaBelief(parameters(), fused=True)
     params = parameters()
@@ -291,7 +377,7 @@ def test_fused_where_there_is_no_kernel_says_so():
 
 
 @needs_kernel
-@pytest.mark.parametrize("other", ["foreach", "capturable", "differentiable"])
+@pytest.mark.parametrize("other", ["foreach", "differentiable"])
 def test_fused_excludes(other):
     with pytest.raises(ValueError, match=rf"fused=True and {other}=True"):
         AdaBelief(parameters(), fused=True, **{other: True})

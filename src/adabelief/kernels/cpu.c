@@ -42,7 +42,7 @@ typedef struct {
 
 /* One tensor: addresses, then how many elements there are; rows > 0 where it is centralized, row by row. */
 typedef struct {
-    int64_t p, g, m, s, s_max, slow, step, elements, rows;
+    int64_t p, g, m, s, s_max, slow, elements, rows;
 } Tensor;
 
 enum { AMSGRAD = 1, LOOKAHEAD = 2 };
@@ -185,22 +185,22 @@ CLONES static void run_traffic(int flags, const Tensor *tensor, const Coefficien
 static void (*const run[])(int, const Tensor *, const Coefficients *, int64_t, int64_t) = {
     run_float, run_double, run_bfloat16_t, run_float16_t, run_traffic};
 
-/* The number of steps that every tensor has made; -1 where they differ. */
-EXPORT double adabelief_steps(const Tensor *tensors, int64_t n) {
-    float steps = *(const float *)(intptr_t)tensors[0].step;
+/* Step numbers: n addresses of a float each. The number that they have in common; -1 where they differ. */
+EXPORT double adabelief_steps(const int64_t *steps, int64_t n) {
+    float first = *(const float *)(intptr_t)steps[0];
     for (int64_t i = 1; i < n; i++)
-        if (*(const float *)(intptr_t)tensors[i].step != steps) return -1;
-    return steps;
+        if (*(const float *)(intptr_t)steps[i] != first) return -1;
+    return first;
 }
 
-/* Counts one more step for every tensor and returns the first one's number. */
-EXPORT double adabelief_count(const Tensor *tensors, int64_t n) {
-    for (int64_t i = 0; i < n; i++) *(float *)(intptr_t)tensors[i].step += 1;
-    return *(const float *)(intptr_t)tensors[0].step;
+/* Counts one more step each and returns the first one's number. */
+EXPORT double adabelief_count(const int64_t *steps, int64_t n) {
+    for (int64_t i = 0; i < n; i++) *(float *)(intptr_t)steps[i] += 1;
+    return *(const float *)(intptr_t)steps[0];
 }
 
-/* Updates n tensors of one type, an index into `run`. begins[i] counts the elements before tensor i, begins[n] all. The elements of the list
- * as a whole are split evenly between the threads, whatever tensor they are in; a centralized row stays with one. */
+/* Updates n tensors of one type, an index into `run`. begins[i] counts the elements before tensor i, begins[n] all. The
+ * elements of the list as a whole are split evenly between the threads, whatever tensor they are in; a centralized row stays with one. */
 EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags,
                              const Coefficients *c) {
     const int64_t elements = begins[n], least = 16384; /* elements that are worth a thread */

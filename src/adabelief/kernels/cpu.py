@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-COLUMNS = ("p", "g", "m", "s", "s_max", "slow", "step", "elements", "rows")
+COLUMNS = ("p", "g", "m", "s", "s_max", "slow", "elements", "rows")
 """A row of the table: addresses (0 where unused), how many elements, and how many rows where they are centralized."""
 
 TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "traffic": 4}
@@ -22,16 +22,17 @@ TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "traffic": 4}
 AMSGRAD, LOOKAHEAD = 1, 2
 
 
-class Coefficients(ctypes.Structure):
-    """The scalars of an update, as cpu.c has them."""
+SCALARS = (
+    *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),
+    *("step_size", "root_scale", "offset", "alpha"),
+)
+"""The numbers that an update takes."""
 
-    _fields_ = [
-        (name, ctypes.c_double)
-        for name in (
-            *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),
-            *("step_size", "root_scale", "offset", "alpha"),
-        )
-    ]
+
+class _Scalars(ctypes.Structure):
+    """As cpu.c has them."""
+
+    _fields_ = [(name, ctypes.c_double) for name in SCALARS]
 
 
 class Table:
@@ -46,37 +47,45 @@ class Table:
         begins = np.concatenate([[0], np.cumsum(self._rows[:, COLUMNS.index("elements")])])
         self._begins = np.ascontiguousarray(begins, dtype=np.int64)
         self._type = TYPES[type_name]
-        self._coefficients = Coefficients()
+        self._scalars = _Scalars()
         self._size = len(self._rows)
         self._addresses = (
             ctypes.c_void_p(self._rows.ctypes.data),
             ctypes.c_void_p(self._begins.ctypes.data),
-            ctypes.byref(self._coefficients),
+            ctypes.byref(self._scalars),
         )
 
     def set_gradients(self, addresses: Sequence[int]) -> None:
         """Replaces the addresses of the gradients, one for each row."""
         self._rows[:, COLUMNS.index("g")] = addresses
 
-    def count(self) -> float:
-        """Counts one more step for every array and returns its number."""
-        return float(_kernel().adabelief_count(self._addresses[0], self._size))
-
-    def alike(self) -> bool:
-        """Whether all arrays have made the same number of steps."""
-        return bool(_kernel().adabelief_steps(self._addresses[0], self._size) >= 0)
-
-    def update(self, flags: int, **coefficients: float) -> None:
+    def update(self, flags: int, **scalars: float) -> None:
         """Applies one step.
 
         Args:
             flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part.
-            **coefficients: The fields of `Coefficients`.
+            **scalars: Those of SCALARS.
         """
-        for name, value in coefficients.items():
-            setattr(self._coefficients, name, value)
+        for name, value in scalars.items():
+            setattr(self._scalars, name, value)
         rows, begins, c = self._addresses
         _kernel().adabelief_update(rows, begins, self._size, self._type, flags, c)
+
+
+class Steps:
+    """Step numbers in memory: the addresses of float32 numbers, all alike while they are counted together."""
+
+    def __init__(self, addresses: Sequence[int]) -> None:
+        self._addresses = np.array(addresses, dtype=np.int64)
+        self._arguments = ctypes.c_void_p(self._addresses.ctypes.data), len(self._addresses)
+
+    def count(self) -> float:
+        """Counts one more step everywhere and returns its number."""
+        return float(_kernel().adabelief_count(*self._arguments))
+
+    def alike(self) -> bool:
+        """Whether all numbers are the same."""
+        return bool(_kernel().adabelief_steps(*self._arguments) >= 0)
 
 
 def unavailable() -> str:

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.kernels import cpu
-from adabelief.torch import fused, state
+from adabelief.torch import compiled, fused, state
 from adabelief.torch.fused import Group
 from adabelief.torch.update import Options, Tensors, update
 
@@ -29,6 +28,11 @@ class Base(Optimizer):
     found_inf: Tensor | float | None = None
     """Set before a step: the step is skipped where it is not 0 (the GradScaler's contract)."""
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether the GradScaler leaves unscaling and skipping to the step: where `fused=True`, as for torch's own."""
+        return all(group["fused"] for group in self.param_groups)
+
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group of parameters; options that it does not name are the constructor's.
 
@@ -39,10 +43,11 @@ class Base(Optimizer):
         self._check(group)
         warned = any(self._never_adaptive(other) for other in self.param_groups)
         super().add_param_group(param_group)
-        unserved = [p for p in self.param_groups[-1]["params"] if group["fused"] and p.device.type != "cpu"]
-        if unserved:
+        devices = {p.device.type for p in self.param_groups[-1]["params"]} if group["fused"] else set()
+        reasons = list(filter(None, map(fused.unserved, devices)))
+        if reasons:
             self.param_groups.pop()
-            raise ValueError(f"fused=True: there is no kernel for {unserved[0].device}; use fused=None or foreach=True")
+            raise ValueError(f"fused=True: {reasons[0]}; use fused=None or foreach=True")
         if self._never_adaptive(group) and not warned:
             beta2 = group["betas"][1]
             warnings.warn(
@@ -62,29 +67,39 @@ class Base(Optimizer):
             The closure's loss, or None.
 
         Raises:
-            RuntimeError: If a gradient is sparse.
+            RuntimeError: If a gradient is sparse, or a CUDA graph is being captured and a group is not `capturable`.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self.found_inf is not None and float(self.found_inf):
+        if self.found_inf is not None and not self._skips_on_device() and float(self.found_inf):
             return loss
+        if any(group["params"] and group["params"][0].is_cuda for group in self.param_groups):
+            self._cuda_graph_capture_health_check()
         plan = None if torch.compiler.is_compiling() else self._planned()
         for i, group in enumerate(self.param_groups):
             with torch.set_grad_enabled(group["differentiable"]):
                 self._step_group(group, plan.parts[i] if plan else None)
         return loss
 
+    def _skips_on_device(self) -> bool:
+        """Whether kernels decide about `found_inf`, so that the host need not wait for it."""
+        return not torch.compiler.is_compiling() and all(
+            group["capturable"] and fused.wanted(group) and group["params"][0].device.type != "cpu"
+            for group in self.param_groups
+        )
+
     def _planned(self) -> fused.Plan | None:
-        """The plan of the next step through kernels: the last one where it still holds; None where no group has one."""
+        """The plan of the next step: the last one where it still holds; None where no kernel can serve."""
         if not any(map(fused.wanted, self.param_groups)):
             return None
         plan: fused.Plan | None = self.__dict__.get("_plan")
-        if plan is None or not plan.holds(self):
-            with torch.no_grad():
-                plan = self._plan = fused.Plan(self, self._init_group, self._options)
-        return plan
+        if plan and plan.holds(self):
+            return plan
+        with torch.no_grad():
+            plan = self._plan = fused.Plan(self, self._init_group, self._options)
+        return plan if plan.holds(self) else None
 
     def _step_group(self, group: Group, part: fused.Part | None) -> None:
         traced = group["capturable"] or torch.compiler.is_compiling()
@@ -100,8 +115,13 @@ class Base(Optimizer):
             if not part.rest:
                 return
             group = group | {"params": part.rest}
+        if options.found_inf is not None and not torch.compiler.is_compiling() and float(options.found_inf):
+            return
         tensors = Tensors.empty()
         self._init_group(group, *tensors)
+        if torch.compiler.is_compiling() and fused.wanted(group):
+            compiled.update(tensors, coefficients, options)
+            return
         foreach = group["foreach"] is not False and not group["differentiable"]
         update(tensors, coefficients, options, foreach=foreach, traced=traced)
 
@@ -144,7 +164,8 @@ class Base(Optimizer):
         return rule.coefficients(t, lr=lr, **{name: group[name] for name in names}, **more)
 
     def _options(self, group: Group, **more: Any) -> Options:
-        return Options(maximize=group["maximize"], **more)
+        found_inf = self.found_inf if group["capturable"] and isinstance(self.found_inf, Tensor) else None
+        return Options(maximize=group["maximize"], found_inf=found_inf, capturable=group["capturable"], **more)
 
     def _adaptive_from(self, group: Group) -> float:
         return rule.ADAPTIVE_FROM
@@ -169,13 +190,9 @@ class Base(Optimizer):
         for name in ("eps", "weight_decay"):
             check(name, group[name], "a finite number, at least 0", lambda x: 0 <= x < math.inf)
         if group["fused"]:
-            others = [name for name in ("foreach", "capturable", "differentiable") if group[name]]
+            others = [name for name in ("foreach", "differentiable") if group[name]]
             if others:
                 raise ValueError(f"fused=True and {others[0]}=True exclude each other; leave one of them out")
-            if cpu.unavailable():
-                raise ValueError(
-                    f"fused=True: there is no kernel here: {cpu.unavailable()}; use fused=None or foreach=True"
-                )
         if group["foreach"] and group["differentiable"]:
             raise ValueError("foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True")
 

@@ -48,6 +48,9 @@ class Options(NamedTuple):
 
     maximize: bool = False
     grad_scale: float | Tensor | None = None
+    found_inf: Tensor | None = None
+    """Skip the step where it is not 0: only what `capturable` kernels decide on the device."""
+    capturable: bool = False
     gc_min_dim: int = 0
     """Centralize tensors of at least this many dimensions; 0 for none."""
     gc_loc: bool = True
@@ -97,7 +100,7 @@ def update(
         else:
             t = step_numbers[indices[0]]
             c, sync = coefficients(t, xp=Floats), options.k and t % options.k == 0
-        _foreach(bucket, c, options, [dims[i] for i in indices], sync)
+        foreach_step(bucket, c, options, [dims[i] for i in indices], sync)
 
 
 def _loop(tensors: Tensors, c: Coefficients, options: Options, dims: tuple[int, ...], sync: Any) -> None:
@@ -125,8 +128,8 @@ def _loop(tensors: Tensors, c: Coefficients, options: Options, dims: tuple[int, 
     p.copy_(p_new)
 
 
-def _foreach(tensors: Tensors, c: Coefficients, options: Options, dims: list[tuple[int, ...]], sync: Any) -> None:
-    """The same for a bucket; the scalars are floats, or lists of one tensor a parameter.
+def foreach_step(tensors: Tensors, c: Coefficients, options: Options, dims: list[tuple[int, ...]], sync: Any) -> None:
+    """The same for a bucket of tensors of the same types; the scalars are floats, or lists of one tensor a parameter.
 
     `d` is the only temporary: first g − m, then (in the same memory) the denominator.
     """

@@ -1,0 +1,204 @@
+"""The proof that addresses are still those of an optimizer's tensors (proof.c): all lookups, in one call."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NAMES = ("exp_avg", "exp_avg_var", "max_exp_avg_var", "slow_buffer", "step")
+
+_PYTHON = {
+    "dict_next": "PyDict_Next",
+    "dict_size": "PyDict_Size",
+    "dict_get": "PyDict_GetItemWithError",
+    "list_size": "PyList_Size",
+    "list_get": "PyList_GetItem",
+    "attribute": "PyObject_GetAttr",
+    "type": "PyObject_Type",
+    "call": "PyObject_CallFunctionObjArgs",
+    "release": "Py_DecRef",
+    "clear_error": "PyErr_Clear",
+}
+_TORCH = (
+    *("data_ptr", "dtype", "device_type", "device_index", "dim", "sizes", "strides"),
+    *("storage_offset", "storage_size", "layout"),
+)
+_OBJECTS: dict[str, Any] = {
+    "none": None,
+    "yes": True,
+    "tensor_type": Tensor,
+    "parameter_type": torch.nn.Parameter,
+    "grad": "grad",
+    "is_neg": Tensor.is_neg,
+    "is_conj": Tensor.is_conj,
+    **{f"name_{name}": name for name in NAMES},
+}
+
+
+class _Api(ctypes.Structure):
+    """What proof.c uses of Python and torch, by address."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in (*_PYTHON, *_TORCH)),
+        ("words", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in _OBJECTS),
+    ]
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("params", "keys", "rows", "without")),
+        *((name, ctypes.c_void_p) for name in ("param", "key", "entry", "without_grad")),
+        ("lists", ctypes.c_int64),
+        ("begins", ctypes.c_void_p),
+        ("row", ctypes.c_void_p),
+    ]
+
+
+class Proof:
+    """What an optimizer's objects, addresses, types and shapes are now, to be compared with what they are later."""
+
+    def __init__(self, lists: Sequence[list[Tensor]], state: dict[Any, Any], moving: Sequence[Tensor]) -> None:
+        """Notes everything.
+
+        Args:
+            lists: The parameters of each group.
+            state: The optimizer's state.
+            moving: The parameters whose addresses are used, with all of their state; their gradients may move.
+        """
+        library, self._api = _loaded()
+        params = list(chain.from_iterable(lists))
+        entries = list(state.values())
+        without = [p for p in params if p.grad is None]
+        self._kept = params, list(state), entries, without, [list(state[p].values()) for p in moving]
+        begins = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        self._arrays = [*map(_ids, (params, state, entries, without)), begins]
+        row_bytes = library.adabelief_row_bytes()
+        self._rows = np.zeros(max(1, len(moving)) * row_bytes, dtype=np.uint8)
+        shapes = np.zeros(max(1, sum(2 * p.ndim for p in moving)), dtype=np.int64)
+        self.gradients = np.zeros(len(moving), dtype=np.int64)
+        room, self._noted = shapes.ctypes.data, True
+        for i, p in enumerate(moving):
+            entry = state[p]
+            tensors = [p, *map(entry.get, NAMES)]
+            self._noted &= library.adabelief_note(
+                ctypes.byref(self._api),
+                self._rows.ctypes.data + i * row_bytes,
+                id(entry),
+                (ctypes.c_void_p * len(tensors))(*(None if x is None else id(x) for x in tensors)),
+                (ctypes.c_int32 * len(tensors))(*(0 if x is None else x.element_size() for x in tensors)),
+                p.numel(),
+                p.is_complex(),
+                room,
+            )
+            room += 2 * p.ndim * shapes.itemsize
+        self._shapes = shapes
+        self._plan = _Plan(
+            len(params),
+            len(entries),
+            len(moving),
+            len(without),
+            *(array.ctypes.data for array in self._arrays[:4]),
+            len(lists),
+            begins.ctypes.data,
+            self._rows.ctypes.data,
+        )
+        self._moved = ctypes.c_int()
+        self._arguments = ctypes.byref(self._api), ctypes.byref(self._plan)
+        self._results = ctypes.c_void_p(self.gradients.ctypes.data), ctypes.byref(self._moved)
+        self._holds = library.adabelief_holds
+
+    def holds(self, lists: Sequence[list[Tensor]], state: dict[Any, Any]) -> bool:
+        """Whether all is as it was, but for the addresses of gradients; those are then in `gradients`.
+
+        It never is where a tensor has no memory of its own, or less than its elements need.
+        """
+        return bool(self._noted and self._holds(*self._arguments, lists, state, *self._results))
+
+    @property
+    def moved(self) -> bool:
+        """Whether a gradient was elsewhere than the time before when `holds` was last asked."""
+        return bool(self._moved.value)
+
+
+def unavailable() -> str:
+    """Why there is no such proof here; empty where there is one."""
+    loaded = _load()
+    return loaded if isinstance(loaded, str) else ""
+
+
+def _ids(objects: Any) -> Any:
+    return np.fromiter(map(id, objects), dtype=np.int64, count=len(objects))
+
+
+def _loaded() -> tuple[ctypes.PyDLL, _Api]:
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    return loaded
+
+
+@functools.cache
+def _load() -> tuple[ctypes.PyDLL, _Api] | str:
+    """The loaded library with what it needs of Python and torch, or why there is none."""
+    candidates = [Path(__file__).with_name(f"_proof{suffix}") for suffix in EXTENSION_SUFFIXES]
+    built = next((path for path in candidates if path.exists()), None)
+    if built is None:
+        return "it was not compiled when the package was installed (no C compiler, or it failed)"
+    words = _words_before_tensor()
+    if words is None:
+        return f"torch {torch.__version__} keeps its tensors in an unknown way"
+    try:
+        library = ctypes.PyDLL(str(built))
+        functions = _functions()
+    except (OSError, AttributeError) as error:
+        return f"{built.name} does not go with torch {torch.__version__} ({error})"
+    api = _Api(**functions, words=words, **{name: id(value) for name, value in _OBJECTS.items()})
+    pointer, int64 = ctypes.c_void_p, ctypes.c_int64
+    library.adabelief_holds.argtypes = [pointer, pointer, ctypes.py_object, ctypes.py_object, pointer, pointer]
+    library.adabelief_row_bytes.restype = int64
+    library.adabelief_note.restype = ctypes.c_bool
+    library.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, pointer]
+    return library, api
+
+
+def _functions() -> dict[str, int | None]:
+    """The addresses of the functions that `_Api` names."""
+    folder = Path(torch.__file__).parent / "lib"
+    names = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
+    path = next((folder / name for name in names if (folder / name).exists()), None)
+    if path is None:
+        raise OSError(f"there is no libtorch_cpu in {folder}")
+    torch_cpu = ctypes.CDLL(str(path))
+    optional = {"layout"} - {name for name in _TORCH if hasattr(torch_cpu, f"aoti_torch_get_{name}")}
+    return {
+        **{name: _address(getattr(ctypes.pythonapi, symbol)) for name, symbol in _PYTHON.items()},
+        **{
+            name: None if name in optional else _address(getattr(torch_cpu, f"aoti_torch_get_{name}"))
+            for name in _TORCH
+        },
+    }
+
+
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
+def _words_before_tensor() -> int | None:
+    """Words of a tensor's object before the pointer to the tensor itself: fixed in every build of torch."""
+    examples = [torch.zeros(3), torch.nn.Parameter(torch.zeros(())), torch.zeros(2, 2, dtype=torch.int8).t()]
+    size = Tensor.__basicsize__ // 8
+    found = [
+        {i for i in range(size) if ctypes.c_size_t.from_address(id(x) + 8 * i).value == x._cdata} for x in examples
+    ]
+    common = set.intersection(*found)
+    return common.pop() if len(common) == 1 else None

@@ -1,0 +1,113 @@
+"""The optimizers through the Triton kernel, without a GPU: in Triton's interpreter, on CPU tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief, kernels
+from adabelief.torch import compiled, fused, proof
+from tests.kernels.test_gpu import interpreted  # noqa: F401 - a fixture
+from tests.oracle import Oracle, set_gradients
+
+pytestmark = pytest.mark.skipif(bool(proof.unavailable()), reason=proof.unavailable() or "-")
+
+CASES = {
+    "AdaBelief": (AdaBelief, {"weight_decay": 0.1}),
+    "maximize-amsgrad": (AdaBelief, {"amsgrad": True, "maximize": True}),
+    "AdaBeliefW": (AdaBeliefW, {"rectify": True}),
+    "Ranger": (RangerAdaBelief, {"weight_decay": 0.1, "k": 3}),
+    "Ranger-coupled": (RangerAdaBelief, {"weight_decay": 0.1, "weight_decouple": False, "k": 2}),
+}
+
+
+@pytest.fixture
+def gpu(monkeypatch, interpreted):  # noqa: F811
+    """As if the CPU were a GPU."""
+    monkeypatch.setattr(kernels, "gpu", interpreted, raising=False)
+    monkeypatch.setitem(fused.KERNELS, "cpu", (fused.OnGpu, lambda: ""))
+    return interpreted
+
+
+def parameters(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 5), (7,), (), (2, 3, 3, 3)]
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes]
+    params.append(torch.nn.Parameter(torch.randn(6, generator=generator, dtype=torch.complex64)))
+    return params
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_the_reference_s(gpu, case, capturable):
+    cls, options = CASES[case]
+    params = parameters()
+    optimizer = cls(params, lr=0.05, capturable=capturable, fused=True, **options)
+    oracle = Oracle(optimizer)
+    for seed in range(7):
+        set_gradients(params, seed)
+        oracle.step()
+    part = optimizer._plan.parts[0]
+    assert all(isinstance(launch, fused.OnGpu) for launch in part.launches)
+    assert len(part.params) >= 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_types(gpu, dtype):
+    params = parameters(dtype)
+    optimizer = AdaBelief(params, lr=0.05, fused=True)
+    oracle = Oracle(optimizer)
+    for seed in range(4):
+        set_gradients(params, seed)
+        oracle.step()
+
+
+def test_step_numbers_may_differ_where_they_are_on_the_device(gpu):
+    params = parameters()
+    optimizer = AdaBelief(params, lr=0.05, capturable=True)
+    oracle = Oracle(optimizer)
+    for seed in range(6):
+        set_gradients(params, seed)
+        if seed < 3:
+            params[1].grad = None
+        oracle.step()
+    assert len(optimizer._plan.parts[0].launches) == 1  # one launch for all, complex64 among them
+
+
+def test_scale_and_skip_are_decided_on_the_device(gpu, monkeypatch):
+    monkeypatch.setattr(AdaBelief, "_skips_on_device", lambda self: True)
+    params = parameters()
+    optimizer = AdaBelief(params, lr=0.05, capturable=True, fused=True)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(0.0)
+    oracle = Oracle(optimizer, grad_scale=8.0)
+    for seed in range(3):
+        set_gradients(params, seed)
+        oracle.step()
+    before = [p.detach().clone() for p in params]
+    states = [{name: x.clone() for name, x in optimizer.state[p].items()} for p in params]
+    optimizer.found_inf.fill_(1.0)
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    for p, state in zip(params, states, strict=True):
+        assert all(torch.equal(optimizer.state[p][name], x) for name, x in state.items())
+    optimizer.found_inf.fill_(0.0)
+    oracle.step()
+
+
+def test_the_operator_of_compiled_steps(gpu):
+    params = parameters()
+    optimizer = AdaBeliefW(params, lr=0.05)
+    oracle = Oracle(optimizer)
+
+    def step():
+        (group,) = optimizer.param_groups
+        with torch.no_grad():
+            tensors = fused.Tensors.empty()
+            optimizer._init_group(group, *tensors)
+            compiled.update(
+                tensors, lambda t, xp: optimizer._coefficients(group, 0.05, t, xp=xp), optimizer._options(group)
+            )
+
+    for seed in range(4):
+        set_gradients(params, seed)
+        oracle.step(step)
