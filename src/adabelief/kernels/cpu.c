@@ -199,8 +199,29 @@ EXPORT double adabelief_count(const int64_t *steps, int64_t n) {
     return *(const float *)(intptr_t)steps[0];
 }
 
+/* The tensor that holds element `at` of the list: the last one that begins at or before it. */
+static int64_t holder(const int64_t *begins, int64_t n, int64_t at) {
+    int64_t low = 0, high = n;
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (begins[middle] <= at)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Where the list is cut near element `at`: whole cache lines after the beginning of a tensor, where it is aligned. */
+static int64_t cut(const int64_t *begins, int64_t n, int64_t at) {
+    if (at >= begins[n]) return begins[n];
+    int64_t begin = begins[holder(begins, n, at)];
+    return begin + (at - begin) / 64 * 64;
+}
+
 /* Updates n tensors of one type, an index into `run`. begins[i] counts the elements before tensor i, begins[n] all. The
- * elements of the list as a whole are split evenly between the threads, whatever tensor they are in; a centralized row stays with one. */
+ * elements of the list as a whole are split evenly between the threads, whatever tensor they are in; a centralized row
+ * stays with one. */
 EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags,
                              const Coefficients *c) {
     const int64_t elements = begins[n], least = 16384; /* elements that are worth a thread */
@@ -210,22 +231,13 @@ EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64
 #pragma omp parallel num_threads(threads) if (threads > 1)
 #endif
     {
-        int64_t share = elements, from = 0;
+        int64_t from = 0, to = elements;
 #ifdef _OPENMP
-        share = (elements + omp_get_num_threads() - 1) / omp_get_num_threads();
-        share = (share + 63) / 64 * 64; /* whole cache lines, where tensors are aligned to them */
-        from = share * omp_get_thread_num();
+        int64_t share = (elements + omp_get_num_threads() - 1) / omp_get_num_threads();
+        from = cut(begins, n, share * omp_get_thread_num());
+        to = cut(begins, n, share * (omp_get_thread_num() + 1));
 #endif
-        int64_t to = from + share < elements ? from + share : elements;
-        int64_t low = 0, high = n; /* the tensor that holds `from`: the last one that begins at or before it */
-        while (high - low > 1) {
-            int64_t middle = (low + high) / 2;
-            if (begins[middle] <= from)
-                low = middle;
-            else
-                high = middle;
-        }
-        for (int64_t i = low; i < n && begins[i] < to; i++) {
+        for (int64_t i = holder(begins, n, from); i < n && begins[i] < to; i++) {
             int64_t begin = begins[i] > from ? begins[i] : from;
             int64_t end = begins[i + 1] < to ? begins[i + 1] : to;
             if (begin < end) run[type](flags, &tensors[i], c, begin - begins[i], end - begins[i]);
