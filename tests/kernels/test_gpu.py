@@ -15,7 +15,7 @@ from adabelief.kernels import cpu, gpu
 from adabelief.rule import coefficients, reference_step
 from tests.oracle import STEP_TOLERANCE, array, assert_close
 
-triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
+triton = pytest.importorskip("triton", "3.3", reason="Triton's interpreter and compiler interface of 3.3 or later")
 tl = pytest.importorskip("triton.language")
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -197,6 +197,25 @@ def test_memory_beside_the_arrays_is_left_alone(interpreted, dtype, n):
     assert not any(x.any() for x in around)
 
 
+@pytest.mark.parametrize("odd", ["none", *gpu.COLUMNS[:6], "size"])
+def test_wide_accesses_are_for_aligned_arrays(interpreted, monkeypatch, odd):
+    """One address that 16 does not divide, and the whole array is stepped the other way: a GPU would fault."""
+    walk = Walk(interpreted, [(5000 + (odd == "size"),)], torch.float32, amsgrad=True, k=1)
+    if odd in walk.arrays[0]:
+        walk.arrays[0][odd] = walk.random((5000,), torch.float32, offset=1)
+    step, choices = interpreted._update_elements, []
+    aligned = step.arg_names.index("ALIGNED")
+
+    def watched(*arguments):
+        choices.append(arguments[aligned])
+        step(*arguments)
+
+    monkeypatch.setattr(interpreted, "_update_elements", watched)
+    row = walk.row(walk.arrays[0])
+    interpreted.Table([row], "float32", torch.device("cpu")).update(3, walk.coefficients(walk.states))
+    assert choices == ([True, True] if odd == "none" else [True, False] if odd == "size" else [False, False])
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_stays_visible_and_alone(interpreted, bad):
     walk = Walk(interpreted, [(67,)], torch.float32)
@@ -349,7 +368,8 @@ def compiled(tmp_path, monkeypatch):
         backend, arch, lanes = TARGETS[target]
         wide = "fp64" if dtype == torch.float64 else "fp32"
         constants |= dict(T=getattr(tl, str(dtype).removeprefix("torch.")), DOUBLE=dtype == torch.float64)
-        constants |= dict(BLOCK=8 * gpu.WARPS * lanes, COLUMNS=11)
+        monkeypatch.setattr(torch.version, "hip", "6.0" if backend == "hip" else None)
+        constants |= dict(BLOCK=gpu._block(), COLUMNS=11)
         arguments = dict(places="*i64", gradients="*i64", owners="*i32", means=f"*{wide}")
         arguments |= dict(coefficients="*fp64", stride="i32") | dict.fromkeys(constants, "constexpr")
         source = compiler.ASTSource(kernel, arguments, {(kernel.arg_names.index(k),): v for k, v in constants.items()})

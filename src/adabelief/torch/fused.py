@@ -114,7 +114,8 @@ def _scalars(t: Any, c: Coefficients, options: Options) -> dict[str, Any]:
     gain = (-1.0 if options.maximize else 1.0) / (1.0 if options.grad_scale is None else options.grad_scale)
     synchronize = t % options.k == 0 if options.k else 0.0
     skip = 0.0 if options.found_inf is None else options.found_inf
-    return {"gain": gain, "alpha": options.alpha, "synchronize": synchronize, "skip": skip, **c._asdict()}
+    named = dict(zip(Coefficients._fields, c, strict=True))
+    return {"gain": gain, "alpha": options.alpha, "synchronize": synchronize, "skip": skip, **named}
 
 
 def traced_scalars(steps: list[Tensor], coefficients: Callable[..., Coefficients], options: Options) -> Tensor:
