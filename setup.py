@@ -26,7 +26,6 @@ else:
     link_args = ["-fopenmp", "-lm"]
 
 
-
 def library(name, source, **link):
     """A shared library; without a compiler the package installs all the same and uses foreach."""
     return Extension(name, [source], extra_compile_args=compile_args, py_limited_api=True, optional=True, **link)

@@ -1,3 +1,4 @@
+import errno
 import re
 import subprocess
 import sys
@@ -24,7 +25,9 @@ def test_version():
     assert run("--version").stdout.strip() == adabelief.__version__
 
 
-@pytest.mark.parametrize("command", [["--help"], ["demo", "--help"], ["settings", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["demo", "--help"], ["settings", "--help"], ["train", "--help"], ["report", "--help"]]
+)
 def test_help(command):
     result = run(*command)
     assert result.exit_code == 0
@@ -38,7 +41,61 @@ def test_doctor_says_what_serves_the_cpu_and_why(monkeypatch):
     assert re.search(rf"torch +{re.escape(torch.__version__.split('+')[0])}", output)
     assert re.search(r"cpu +fused +compiled C" if not cpu.unavailable() else r"cpu +foreach", output)
     monkeypatch.setattr(cpu, "_library", lambda: "no compiler")
-    assert re.search(r"cpu +foreach +no compiled kernel: no compiler", run("doctor").output)
+    assert re.search(r"cpu +foreach +no C kernel: no compiler", run("doctor").output)
+
+
+def test_doctor_says_what_would_serve_a_gpu():
+    output = run("doctor").output
+    if not torch.cuda.is_available():
+        assert re.search(r"cuda +(fused +Triton.*no such device here|foreach)", words(output))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "there is no 'nothing'; there are digits, cifar10"),
+        (["digits", "--optimizer", "Adma"], "--optimizer: there is no 'Adma' here; there are AdaBelief, SGD"),
+        (["digits", "--scale", "huge"], "--scale: there is no 'huge' here; there are smoke, small, paper"),
+        (["digits", "--set", "speed=3"], "AdaBelief of adabelief has no argument speed"),
+        (["cifar10", "--data", "nowhere"], "'nowhere' is no folder; name one that is there, with --data FOLDER"),
+        (["imagenet"], "imagenet cannot be downloaded: name a folder that has train/ and val/, with --data FOLDER"),
+    ],
+)
+def test_train_says_what_is_wrong(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("train", *arguments)
+    assert result.exit_code == 1
+    assert f"Error: {message}" in words(result.output) or message in words(result.output)
+    assert "Traceback" not in result.output
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path, monkeypatch):
+    from adabelief.lab import files
+
+    run("train", "digits", "--scale", "smoke", "--out", str(tmp_path), "--cpu")
+    (recorded,) = tmp_path.rglob("result.json")
+    before = recorded.read_bytes()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "write", full)
+    result = run("train", "digits", "--scale", "smoke", "--optimizer", "AdaBelief,SGD", "--out", str(tmp_path), "--cpu")
+    assert result.exit_code == 1
+    assert "the disk is full" in words(result.output)
+    assert recorded.read_bytes() == before
+
+
+def test_tasks_lists_all():
+    output = run("tasks").output
+    for name in ("digits", "cifar10", "cifar100", "imagenet", "resnet34", "EAdam"):
+        assert name in output
+
+
+def test_tensorboard(tmp_path):
+    result = run("train", "digits", "--scale", "smoke", "--out", str(tmp_path), "--cpu", "--tensorboard")
+    assert result.exit_code == 0, result.output
+    assert list(tmp_path.rglob("events.out.tfevents*"))
 
 
 def test_settings_lists_all():
@@ -76,7 +133,9 @@ def test_settings_line_is_python(task):
         (["demo", "--epochs", "0"], ["--epochs", "'0'", "from 1"]),
         (["demo", "--epochs", "many"], ["--epochs", "'many'", "write, say, 20"]),
         (["demo", "--speed", "9"], ["--speed"]),
-        (["train"], ["'train'"]),
+        (["fly"], ["'fly'"]),
+        (["train", "digits", "--set", "lr"], ["--set", "'lr'", "write, say, lr=3e-4"]),
+        (["train", "digits", "--epochs", "0"], ["--epochs", "'0'"]),
     ],
 )
 def test_wrong_arguments_are_named(arguments, named, tmp_path, monkeypatch):

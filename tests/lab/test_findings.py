@@ -1,16 +1,199 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from adabelief.lab import findings, report
-from adabelief.lab.findings import join, margin, on_digits, on_toys, spread, standard_error
-from adabelief.lab.results import Results
+from adabelief.lab import tasks
+from adabelief.lab.findings import (
+    Comparison,
+    base,
+    compare,
+    comparisons,
+    join,
+    number,
+    on_experiment,
+    on_toys,
+    proportion_variance,
+    spread,
+    standard_error,
+    target,
+)
+from adabelief.lab.results import experiments, load
+from adabelief.lab.tasks import Metric
 from adabelief.lab.tasks.toy import FUNCTIONS, Walk
-from adabelief.lab.train import Epoch, Run
+from tests.lab import synthetic
 
 
-def run(optimizer, accuracy, seed=0, seconds=1e-3):
-    epochs = (Epoch(1.0, 1.0, 0.5),)
-    return Run("digits", optimizer, seed, {}, epochs, 1, accuracy, accuracy, seconds, 5e-3)
+def experiment(tmp_path, tests, **more):
+    """One with these test metrics of each optimizer, seed by seed."""
+    for name, values in tests.items():
+        for seed, value in enumerate(values):
+            synthetic.write(tmp_path, synthetic.config(name, seed), (value, value), (value, value), **more)
+    (made,) = experiments(load([tmp_path]))
+    return made
+
+
+def sides(made):
+    return list(made.groups.values())
+
+
+def test_a_proportion():
+    assert proportion_variance(90.0, 300) == pytest.approx(100**2 * 0.9 * 0.1 / 300)
+    assert proportion_variance(100.0, 300) == pytest.approx(100**2 * (1 / 300) * (299 / 300) / 300), "not 0"
+    assert proportion_variance(0.0, 300) == pytest.approx(proportion_variance(100.0, 300))
+
+
+def test_standard_error_has_both_parts(tmp_path):
+    made = experiment(tmp_path, {"SGD": [89.0, 91.0], "Adam": [90.0]}, examples=1000)
+    assert standard_error(made.groups["Adam"]) == pytest.approx(math.sqrt(0.9))
+    assert standard_error(made.groups["SGD"]) == pytest.approx(math.sqrt(0.9 + 2 / 2))
+
+
+def test_margin_from_seeds_alone(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [89.0, 91.0], "SGD": [92.0, 94.0]}, examples=None)
+    found = compare(*sides(made))
+    assert found.difference == -3.0
+    assert found.margin == pytest.approx(4.302653 * math.sqrt(2), rel=1e-6), "Student's t of 2 degrees"
+    assert not found.clear
+
+
+def test_margin_from_the_test_set_alone(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [95.0, 95.0], "SGD": [85.0, 85.0]}, examples=500)
+    found = compare(*sides(made))
+    assert found.margin == pytest.approx(1.959964 * 100 * math.sqrt(2 * 0.9 * 0.1 / 500), rel=1e-6)
+    assert found.clear
+
+
+def test_margin_from_both(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [89.0, 91.0], "SGD": [92.0, 94.0]}, examples=1000)
+    variance = 1 + 1 + 2 * 1e4 * 0.915 * 0.085 / 1000
+    assert variance**2 / 2 == pytest.approx(6.3208, rel=1e-4), "degrees of freedom"
+    assert compare(*sides(made)).margin == pytest.approx(2.417122 * math.sqrt(variance), rel=1e-4)
+
+
+def test_more_comparisons_widen_the_margin(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [95.0, 95.0], "SGD": [85.0, 85.0]}, examples=500)
+    one, ten = (compare(*sides(made), comparisons=n).margin for n in (1, 10))
+    assert ten / one == pytest.approx(2.807034 / 1.959964, rel=1e-5)
+
+
+def test_one_seed_has_no_margin(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [10.0], "SGD": [95.0]})
+    found = compare(*sides(made))
+    assert math.isnan(found.margin)
+    assert not found.clear
+    text = " ".join(on_experiment(made))
+    assert "not judged, as one seed does not show how much another would change: SGD" in text
+    assert "beyond the noise" not in text
+
+
+def test_a_difference_within_the_noise_is_not_called_one(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [98.5, 98.6], "SGD": [98.0, 98.1], "Adam": [99.0, 99.1]})
+    text = " ".join(on_experiment(made))
+    assert "AdaBelief has 98.55 %; not told apart from it: SGD and Adam." in text
+    assert "lies between 98.05 and 99.05 %; the best mean is that of Adam." in text
+    assert "beyond" not in text
+
+
+def test_a_difference_beyond_the_noise_is_named_whoever_it_speaks_for(tmp_path):
+    tests = {"AdaBelief": [90.0, 90.1], "SGD": [98.0, 98.1], "Adam": [80.0, 80.1], "Yogi": [90.2, 90.3]}
+    text = " ".join(on_experiment(experiment(tmp_path, tests)))
+    assert "better than it beyond the noise: SGD; worse beyond the noise: Adam; not told apart from it: Yogi." in text
+
+
+def test_lower_can_be_better(tmp_path, monkeypatch):
+    task = replace(tasks.task("digits"), metric=Metric("perplexity", "", higher_is_better=False))
+    monkeypatch.setattr(tasks, "task", lambda name: task)
+    tests = {"AdaBelief": [70.0, 70.1], "SGD": [60.0, 60.1], "Adam": [80.0, 80.1]}
+    made = experiment(tmp_path, tests)
+    text = " ".join(on_experiment(made))
+    assert "the best mean is that of SGD" in text
+    assert "better than it beyond the noise: SGD; worse beyond the noise: Adam" in text
+    assert target(made).level == 70.1
+    assert standard_error(made.groups["SGD"]) == pytest.approx(0.05), "no accuracy: only the seeds count"
+
+
+def test_diverged_runs_are_told_and_compared_with_nothing(tmp_path):
+    synthetic.write(tmp_path, synthetic.config("Adam", 2), (99.0, 10.0), (99.0, 10.0), diverged=True)
+    made = experiment(tmp_path, {"AdaBelief": [90.0, 90.1], "Adam": [98.0, 98.1], "SGD": [91.0, 91.1]})
+    text = " ".join(on_experiment(made))
+    assert "Adam diverged (seed 2 in epoch 2)." in text
+    assert "Diverged runs are in no mean, and their optimizers in no comparison." in text
+    assert list(comparisons(made)) == ["SGD"]
+    assert len(made.sound["Adam"]) == 2
+
+
+def test_unfinished_runs_are_told_and_in_no_number(tmp_path):
+    synthetic.write(tmp_path, synthetic.config("AdaBelief", 2), (1.0,), (1.0,), finished=False, planned=2)
+    made = experiment(tmp_path, {"AdaBelief": [90.0, 90.1], "SGD": [91.0, 91.1]})
+    text = " ".join(on_experiment(made))
+    assert "AdaBelief has 90.05 %" in text
+    assert "1 of 5 runs are unfinished" in text
+
+
+def test_who_is_compared_with(tmp_path):
+    synthetic.write(tmp_path, synthetic.config("AdaBelief", lr=0.1))
+    (made,) = experiments(load([tmp_path]))
+    assert base(made) == "AdaBelief (lr=0.1)"
+    synthetic.write(tmp_path, synthetic.config("AdaBelief"))
+    (made,) = experiments(load([tmp_path]))
+    assert base(made) == "AdaBelief"
+
+
+def test_without_adabelief_nothing_is_compared_with_it(tmp_path):
+    made = experiment(tmp_path, {"SGD": [90.0, 90.1], "Adam": [70.0, 70.1]})
+    assert comparisons(made) == {}
+    assert "AdaBelief is not among those" in " ".join(on_experiment(made))
+
+
+def test_one_optimizer_is_no_comparison(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [98.0]})
+    assert on_experiment(made) == ["There is AdaBelief alone, with a test accuracy of 98.00 %: no comparison."]
+    assert target(made) is None
+
+
+def test_nothing_finished(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [98.0]}, finished=False)
+    assert on_experiment(made)[0] == "Nothing has come to its end."
+
+
+@pytest.mark.parametrize(
+    ("bests", "level"),
+    [
+        ({"AdaBelief": [95.0, 93.0], "SGD": [94.0, 92.0]}, 92.0),
+        ({"AdaBelief": [95.0, 93.0], "SGD": [94.0, 92.0], "Adam": [10.0, 11.0]}, 92.0),
+        ({"AdaBelief": [95.0, 93.0], "SGD": [94.0, 92.0], "Adam": [10.0, 11.0], "Yogi": [97.0, 96.0]}, 92.0),
+    ],
+)
+def test_the_target_is_what_the_middle_one_reaches_with_every_seed(tmp_path, bests, level):
+    for name, values in bests.items():
+        for seed, value in enumerate(values):
+            synthetic.write(tmp_path, synthetic.config(name, seed), (50.0, value, 1.0), (0.0, 0.0, 0.0), seconds=3.0)
+    (made,) = experiments(load([tmp_path]))
+    found = target(made)
+    assert found.level == level
+    assert found.reached["AdaBelief"] == [(2, 6.0), (2, 6.0)]
+    assert found.reached.get("Adam", [None, None]) == [None, None]
+    assert sum(all(hits) for hits in found.reached.values()) >= len(bests) / 2
+
+
+def test_times_are_told_whoever_is_slow(tmp_path):
+    for name, seconds in (("AdaBelief", (2.0, 2.4)), ("SGD", (1.0, 1.1)), ("Adam", (2.3, 2.5)), ("Yogi", (3.0, 2.5))):
+        for seed, value in enumerate(seconds):
+            synthetic.write(tmp_path, synthetic.config(name, seed), optimizer_seconds=1e-3 * value)
+    (made,) = experiments(load([tmp_path]))
+    assert on_experiment(made)[-1] == (
+        "`step()` takes from 1.05 ms (SGD) to 2.75 ms (Yogi). AdaBelief's takes 2.20 ms; less with every seed: SGD; "
+        "more with every seed: Yogi."
+    )
+
+
+def test_times_of_different_machines_are_not_compared(tmp_path):
+    synthetic.write(tmp_path, synthetic.config("AdaBelief"))
+    synthetic.write(tmp_path, synthetic.config("SGD"), environment={**synthetic.ENVIRONMENT, "processor": "Another"})
+    (made,) = experiments(load([tmp_path]))
+    assert "their times are not compared" in on_experiment(made)[-1]
 
 
 def walks(arrivals):
@@ -19,42 +202,6 @@ def walks(arrivals):
         for name, function in FUNCTIONS.items()
         for label in function.settings()
     ]
-
-
-def test_standard_error_is_binomial():
-    assert standard_error([run("SGD", 0.9)]) == pytest.approx(100 * (0.9 * 0.1 / 300) ** 0.5)
-    assert standard_error([run("SGD", 0.9), run("Adam", 0.8)]) == pytest.approx(100 * (0.85 * 0.15 / 300) ** 0.5)
-    assert standard_error([run("SGD", 1.0)]) > 0.3, "not 0 where there is no error"
-
-
-def test_no_winner_within_the_margin():
-    runs = [run("AdaBelief", 0.985), run("SGD", 0.98), run("Adam", 0.99)]
-    text = " ".join(on_digits(runs))
-    assert margin(runs) == pytest.approx(2.0, abs=0.5)
-    assert "no winner" in text
-    assert "the highest that of Adam" in text
-    assert "Above it: Adam." in text
-    assert "2 of the other 2" in text
-
-
-def test_a_difference_beyond_the_margin_is_named():
-    text = " ".join(on_digits([run("AdaBelief", 0.90), run("SGD", 0.98), run("Adam", 0.99)]))
-    assert "only AdaBelief did worse than Adam by more than that" in text
-    assert "no winner" not in text
-    assert "Above it: SGD and Adam." in text
-    assert "0 of the other 2" in text
-
-
-def test_times_are_told_whoever_is_slow():
-    runs = [run("AdaBelief", 0.98, seconds=3e-3), run("SGD", 0.98, seconds=1e-3), run("Adam", 0.98, seconds=2e-3)]
-    assert "from 1.00 ms (SGD) to 3.00 ms (AdaBelief); AdaBelief's takes 3.00 ms" in " ".join(on_digits(runs))
-
-
-def test_one_optimizer_is_no_comparison():
-    assert on_digits([run("AdaBelief", 0.98)]) == [
-        "Digits: only AdaBelief has finished, with a test accuracy of 98.00 %."
-    ]
-    assert on_digits([]) == []
 
 
 @pytest.mark.parametrize(
@@ -80,26 +227,22 @@ def test_unfinished_functions_are_left_out():
 def test_spread():
     assert spread([98.0, 99.0, 98.5]) == "98.50 ± 0.50"
     assert spread([98.0]) == "98.00"
+    assert spread([0.021, 0.023]) == "0.0220 ± 0.0014"
+    assert number(0.5, beside=98.0) == "0.50"
+
+
+@pytest.mark.parametrize(
+    ("comparison", "text"),
+    [
+        (Comparison(-0.5, 1.25, 98.0), "−0.50 ± 1.25"),
+        (Comparison(0.0, 1.0, 98.0), "+0.00 ± 1.00"),
+        (Comparison(3.0, math.nan, 98.0), "+3.00"),
+        (Comparison(0.002, 0.001, 0.05), "+0.0020 ± 0.0010"),
+    ],
+)
+def test_a_comparison_as_text(comparison, text):
+    assert str(comparison) == text
 
 
 def test_join():
     assert [join(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
-
-
-def test_each_number_is_in_its_column():
-    epochs = (Epoch(3.0, 0.5, 0.91), Epoch(2.0, 0.6, 0.81))
-    settings = {"lr": 0.1, "momentum": 0.9}
-    only = Run("digits", "SGD", 5, settings, epochs, 1, 0.71, 0.61, 0.00123, 0.00456)
-    markdown = report.markdown(Results(1, 0, 10, runs=[only]), command="adabelief demo", seconds=1)
-    (row,) = (line for line in markdown.splitlines() if line.startswith("| SGD"))
-    expected = ["SGD", "71.00", "71.00", "61.00", "91.00", "1", "2", "1.23", "4.56", "`lr=0.1, momentum=0.9`"]
-    assert [cell.strip() for cell in row.strip("|").split(" | ")] == expected
-    assert "over seed 5." in markdown
-    assert "incomplete" not in markdown
-
-
-def test_summary_is_of_the_runs():
-    (row,) = report.summary([run("SGD", 0.98), run("SGD", 0.99, seed=1)])
-    assert row["optimizer"] == "SGD"
-    assert row["test accuracy, %"] == findings.spread([98.0, 99.0])
-    assert row["step(), ms"] == "1.00"

@@ -6,8 +6,9 @@ import torch
 from adabelief import AdaBelief
 from adabelief.lab import optimizers
 from adabelief.lab.optimizers import METHODS
-from adabelief.lab.tasks.digits import SETTINGS
+from adabelief.lab.tasks.images import cifar_settings
 
+SETTINGS = {**cifar_settings(), "RMSprop": {"lr": 1e-3}}
 methods = pytest.mark.parametrize("name", METHODS)
 
 
@@ -29,8 +30,9 @@ def test_a_step_lowers_the_loss(name):
     assert loss() < before
 
 
-def test_the_paper_s_nine():
-    assert list(METHODS) == ["AdaBelief", "SGD", "Adam", "AdamW", "RAdam", "AdaBound", "Yogi", "MSVAG", "Fromage"]
+def test_the_paper_s_nine_and_more():
+    paper = ["AdaBelief", "SGD", "Adam", "AdamW", "RAdam", "AdaBound", "Yogi", "MSVAG", "Fromage"]
+    assert list(METHODS) == [*paper, "RMSprop", "EAdam", "AdamW-same-decay"]
     assert METHODS["AdaBelief"].make is AdaBelief
 
 
@@ -81,6 +83,25 @@ def test_yogi_couples_its_decay():
         optimizers.build("Yogi", [weight], {**SETTINGS["Yogi"], "weight_decay": 0.5}).step()
         moves.append(scale - weight.item())
     assert moves[0] == pytest.approx(moves[1], rel=0.05), "decoupled decay would move the second twice as far"
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-3])
+def test_eadam_is_adam_with_eps_kept_in_v(eps):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(6, generator=generator, dtype=torch.float64))
+    optimizer = optimizers.EAdam([weight], lr=0.1, betas=(0.8, 0.95), eps=eps, weight_decay=0.01)
+    p, m, v = weight.detach().clone(), 0.0, 0.0
+    for t in range(1, 8):
+        weight.grad = torch.randn(6, generator=generator, dtype=torch.float64)
+        g = weight.grad + 0.01 * p
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2 + eps
+        p = p - 0.1 / (1 - 0.8**t) * m / ((v / (1 - 0.95**t)).sqrt() + eps)
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), p, rtol=1e-12, atol=1e-14)
+
+
+def test_same_decay_is_adabelief_s():
+    assert SETTINGS["AdamW-same-decay"]["weight_decay"] == SETTINGS["AdaBelief"]["weight_decay"] == 5e-4
 
 
 def test_unknown_optimizer():

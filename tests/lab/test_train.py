@@ -1,142 +1,342 @@
-from dataclasses import replace
+"""The engine: a run that is disturbed ends as one that is not; several processes are as good as one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from torch import nn
 
-from adabelief.lab import train as training
-from adabelief.lab.optimizers import METHODS
-from adabelief.lab.tasks import Examples, digits
-from adabelief.lab.train import batches, initial_model, one_thread, train
-
-
-@pytest.fixture(scope="module")
-def task():
-    full = digits.task()
-    return replace(full, train=Examples(full.train.inputs[:256], full.train.labels[:256]))
+from adabelief.lab import runs, session, train
+from adabelief.lab.runs import Busy, Folder
+from adabelief.lab.tasks import Examples, Metric, Scale, Split, Task, divide_at, task
+from adabelief.lab.tasks.images import Classification
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    with one_thread():
-        yield
+def toy_images(request) -> Classification:
+    """A linear problem with dropout: it draws from torch's random state in every step."""
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.randn(100, 8, generator=generator)
+    labels = (inputs[:, 0] > 0).long()
+    parts = [Examples(inputs[a:b], labels[a:b]) for a, b in ((0, 70), (70, 85), (85, 100))]
+    layers = [nn.Linear(8, 16), nn.ReLU(), nn.Dropout(request.options["dropout"]), nn.Linear(16, 2)]
+    return Classification(request, Split(*parts), nn.Sequential(*layers))
 
 
-def numbers(run):
-    return run.epochs, run.best_epoch, run.test_accuracy, run.last_test_accuracy
+def linear(name: str = "linear", make=toy_images) -> Task:
+    return Task(
+        name=name,
+        summary="",
+        metric=Metric("accuracy", "%"),
+        scales=lambda model: {"smoke": Scale(epochs=4, batch_size=16, options={"dropout": 0.5})},
+        settings=lambda model: {
+            "AdaBelief": {"lr": 1e-2, "eps": 1e-8},
+            "SGD": {"lr": 0.1, "momentum": 0.9},
+            "Adam": {"lr": 1e-2},
+        },
+        make=make,
+        schedule=divide_at(0.5),
+    )
 
 
-def test_same_seed_same_numbers(task):
-    first = train(task, "AdaBelief", 3, epochs=2)
-    torch.manual_seed(99)
-    torch.rand(5)
-    assert numbers(train(task, "AdaBelief", 3, epochs=2)) == numbers(first)
-    assert numbers(train(task, "AdaBelief", 4, epochs=2)) != numbers(first)
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
 
 
-def test_training_leaves_the_random_state_alone(task):
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    train(task, "SGD", 0, epochs=1)
-    assert torch.equal(torch.rand(3), expected)
+def plan(task=None, **choices):
+    return runs.plan(task or linear(), scale="smoke", **choices)
 
 
-def test_all_optimizers_see_the_same_weights_and_batches(task, monkeypatch):
-    seen = {}
-    step = training.step
-
-    def spy(model, optimizer, batch):
-        record = seen.setdefault(name, ([p.detach().clone() for p in model.parameters()], []))
-        record[1].append(batch)
-        return step(model, optimizer, batch)
-
-    monkeypatch.setattr(training, "step", spy)
-    for name in METHODS:
-        train(task, name, 1, epochs=2)
-    weights, steps = seen.pop("AdaBelief")
-    assert len(steps) == 2 * 4
-    assert not torch.equal(steps[0].labels, steps[4].labels), "the second epoch has another order"
-    assert len(seen) == 8
-    for other_weights, other_steps in seen.values():
-        assert all(map(torch.equal, weights, other_weights))
-        for batch, other in zip(steps, other_steps, strict=True):
-            assert torch.equal(batch.inputs, other.inputs)
-            assert torch.equal(batch.labels, other.labels)
+def run(path, **choices):
+    """What the command does."""
+    return session.run(linear(), plan(**choices), path, cpu=True)
 
 
-def test_batches_cover_the_examples_once(task):
-    labels = torch.arange(100)
-    drawn = [b.labels for b in batches(Examples(labels, labels), 32, torch.Generator().manual_seed(0))]
-    assert [len(b) for b in drawn] == [32, 32, 32, 4]
-    assert torch.equal(torch.cat(drawn).sort().values, labels)
-    assert not torch.equal(torch.cat(drawn), labels)
+def go(path, config, accelerator, task=None, **options):
+    folder = Folder(path / config.folder)
+    with folder.mine():
+        return train.train(task or linear(), config, folder, accelerator, **options), folder
 
 
-def test_seed_decides_the_weights(task):
-    one, same, other = (next(initial_model(task, seed).parameters()) for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+def numbers(folder: Folder) -> list[dict]:
+    """The metrics without what depends on the clock."""
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith(("_seconds", "_time"))} for line in lines]
+
+
+def weights(folder: Folder) -> dict:
+    return torch.load(folder.checkpoint, weights_only=True)["modules"]["model"]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["AdaBelief", "SGD", "Adam"])
+@pytest.mark.parametrize("at", [1, 3, 5, 6, 13])
+def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, accelerator, name, at):
+    """Whether the last checkpoint is of this step, of an earlier one, or there is none."""
+    (config,) = plan(names=[name])
+    _, whole = go(tmp_path / "whole", config, accelerator)
+    seen = 0
+
+    def stop(progress):
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        go(tmp_path / "parts", config, accelerator, watch=stop, checkpoint_seconds=0.0 if at % 2 else 60.0)
+    torch.manual_seed(12345)  # whatever happens in between
+    _, parts = go(tmp_path / "parts", config, accelerator)
+    assert numbers(parts) == numbers(whole)
+    assert all(torch.equal(x, y) for x, y in zip(weights(parts).values(), weights(whole).values(), strict=True))
+    assert len([line for line in numbers(whole) if "train_loss" in line]) == 4
+
+
+def test_what_was_appended_after_the_checkpoint_is_cut_off(tmp_path, accelerator):
+    (config,) = plan()
+    _, whole = go(tmp_path / "whole", config, accelerator)
+
+    def stop(progress):
+        if progress.epoch == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        go(tmp_path / "parts", config, accelerator, watch=stop)
+    folder = Folder(tmp_path / "parts" / config.folder)
+    with folder.metrics.open("a") as file:
+        file.write('{"epoch": 3, "train_l')  # as a process that is killed leaves it
+    go(tmp_path / "parts", config, accelerator)
+    assert numbers(folder) == numbers(whole)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, accelerator):
+    (config,) = plan()
+    result, folder = go(tmp_path, config, accelerator)
+    before = {path: path.stat().st_mtime_ns for path in (folder.metrics, folder.checkpoint, folder.result)}
+    again, _ = go(tmp_path, config, accelerator, watch=lambda progress: pytest.fail("it steps"))
+    assert again == result
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_configuration_in_the_folder_is_refused(tmp_path, accelerator):
+    (config,) = plan()
+    _, folder = go(tmp_path, config, accelerator)
+    changed = config.__class__(**{**config.__dict__, "batch_size": 32})
+    with folder.mine(), pytest.raises(ValueError, match=r"another batch_size \(16, now 32\).*--out"):
+        train.train(linear(), changed, folder, accelerator)
+    assert json.loads(folder.config.read_text())["batch_size"] == 16
+
+
+def test_result_is_that_of_the_epoch_that_validation_picked(tmp_path, accelerator):
+    (config,) = plan(names=["SGD"])
+    result, folder = go(tmp_path, config, accelerator)
+    epochs = [line for line in numbers(folder) if "train_loss" in line]
+    best = max(epochs, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
+    assert (result["best_epoch"], result["test"]) == (best["epoch"], best["test_accuracy"])
+    assert result["last_test"] == epochs[-1]["test_accuracy"]
+    assert result["parameters"] == 8 * 16 + 16 + 16 * 2 + 2
+
+
+def test_optimizers_of_a_seed_start_alike_and_see_the_same(tmp_path, accelerator):
+    seen: dict[str, list] = {}
+
+    class Watched(Classification):
+        def step(self, batch, trainer):
+            first = [p.detach().clone() for p in self.modules["model"].parameters()] if not seen[name] else None
+            seen[name].append((first, batch))
+            return super().step(batch, trainer)
+
+    def make(request):
+        plain = toy_images(request)
+        return Watched(request, plain._split, plain.modules["model"])
+
+    for config in plan(linear(make=make), names=["AdaBelief", "SGD"]):
+        name = config.optimizer
+        seen[name] = []
+        go(tmp_path, config, accelerator, linear(make=make))
+    a, b = seen.values()
+    assert all(torch.equal(x, y) for x, y in zip(a[0][0], b[0][0], strict=True))
+    assert all(torch.equal(x.inputs, y.inputs) for (_, x), (_, y) in zip(a, b, strict=True))
+
+
+def test_learning_rate_drops_where_the_schedule_says(tmp_path, accelerator):
+    (config,) = plan()
+    _, folder = go(tmp_path, config, accelerator)
+    factors = [line["lr_factor"] for line in numbers(folder) if "lr_factor" in line]
+    assert factors == [1.0] * 10 + [0.1] * 10
+
+
+def test_a_diverged_run_ends_early_and_says_so(tmp_path, accelerator):
+    (config,) = plan(names=["SGD"], changes={"lr": 1e30})
+    result, folder = go(tmp_path, config, accelerator)
+    assert result["diverged"]
+    assert result["epochs"] < 4
+    assert all(math.isnan(float(x)) or math.isinf(float(x)) for x in [numbers(folder)[-1]["train_loss"]])
+    assert folder.config.parent.parent.name == "SGD,lr=1e+30"
+
+
+def test_accumulated_parts_are_one_batch(tmp_path, accelerator):
+    """70 images in batches of 16: the last batch has 6, which do not split evenly in 4."""
+    whole, parts = (
+        go(tmp_path / str(n), plan(changes={"dropout": 0.0}, accumulate=n)[0], accelerator)[1] for n in (1, 4)
+    )
+    for x, y in zip(weights(whole).values(), weights(parts).values(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+    for a, b in zip(numbers(whole), numbers(parts), strict=True):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
+    folder = Folder(tmp_path)
+    with folder.mine(), pytest.raises(Busy, match="another process"), Folder(tmp_path).mine():
+        pass
+    with Folder(tmp_path).mine():
+        pass
 
 
 @pytest.mark.parametrize(
-    ("scores", "best"),
+    ("choices", "message"),
     [
-        ([(0.5, 0.9), (0.1, 0.8), (0.2, 0.7)], 1),
-        ([(0.5, 0.9), (0.4, 0.9), (0.3, 0.8)], 2),  # a tie goes to the lower loss
-        ([(0.5, 0.8), (0.5, 0.9), (0.5, 0.9)], 2),  # and then to the earlier epoch
-        ([(float("nan"), 0.9), (0.5, 0.9), (float("nan"), 0.9)], 2),
-        ([(float("nan"), 0.1)] * 3, 1),
+        ({"names": ["Nothing"]}, "--optimizer: there is no 'Nothing' here; there are AdaBelief, SGD, Adam"),
+        ({"scale": "huge"}, "--scale: there is no 'huge' here; there are smoke"),
+        ({"model": "resnet"}, "--model: there is no 'resnet' here; there are none"),
+        ({"precision": "int4"}, "--precision: there is no 'int4'"),
+        ({"accumulate": 0}, "--accumulate must be at least 1, got 0"),
+        ({"changes": {"batch_size": 0}}, "--set batch_size must be a whole number, at least 1, got 0"),
+        ({"changes": {"momentum": 0.5}}, "AdaBelief of adabelief has no argument momentum; it has lr, betas"),
     ],
 )
-def test_validation_picks_the_epoch_and_the_test_is_read_there(task, monkeypatch, scores, best):
-    validations = iter(scores)
-    weights = []
-
-    def evaluate(model, examples):
-        now = [p.detach().clone() for p in model.parameters()]
-        if examples is task.validation:
-            weights.append(now)
-            return next(validations)
-        (epoch,) = (i for i, then in enumerate(weights, 1) if all(map(torch.equal, now, then)))
-        return 0.0, epoch / 10
-
-    monkeypatch.setattr(training, "evaluate", evaluate)
-    run = train(task, "Adam", 0, epochs=3)
-    assert run.best_epoch == best
-    assert run.test_accuracy == best / 10
-    assert run.last_test_accuracy == 0.3
+def test_what_cannot_be_is_refused(choices, message):
+    with pytest.raises(ValueError, match=message):
+        runs.plan(linear(), **{"scale": "smoke", **choices})
 
 
-def test_learning_rate_drops_once(task, monkeypatch):
-    rates = []
-    step = training.step
-
-    def spy(model, optimizer, batch):
-        rates.append(optimizer.param_groups[0]["lr"])
-        return step(model, optimizer, batch)
-
-    monkeypatch.setattr(training, "step", spy)
-    train(task, "SGD", 0, epochs=4)
-    assert rates == pytest.approx([0.1] * 12 + [0.01] * 4)
+def test_another_precision_is_another_run():
+    assert plan(precision="bf16")[0].folder == Path("linear-smoke/AdaBelief,precision=bf16/seed0")
 
 
-def test_times_are_of_this_run(task):
-    run = train(task, "SGD", 0, epochs=1)
-    assert 0 < run.optimizer_seconds < run.step_seconds < 1
+def test_plan_resolves_everything():
+    configs = plan(names=["AdaBelief", "SGD"], seeds=[3, 4], changes={"lr": 0.5, "dropout": 0.25}, epochs=7)
+    assert [(c.seed, c.optimizer) for c in configs] == [(3, "AdaBelief"), (3, "SGD"), (4, "AdaBelief"), (4, "SGD")]
+    assert {c.settings["lr"] for c in configs} == {0.5}
+    assert {c.options["dropout"] for c in configs} == {0.25}
+    assert configs[0].folder == Path("linear-smoke/AdaBelief,dropout=0.25,epochs=7,lr=0.5/seed3")
 
 
-def test_threads_are_given_back():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+COMMAND = [sys.executable, "-m", "adabelief", "train", "digits", "--scale", "smoke", "--cpu"]
 
 
-def test_training_learns():
-    run = train(digits.task(), "AdaBelief", 0, epochs=3)
-    assert run.test_accuracy > 0.9
-    assert run.epochs[2].train_loss < run.epochs[0].train_loss / 3
+def test_killed_by_the_system_and_started_again(tmp_path):
+    """A real process, SIGKILL at moments that it does not choose."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*COMMAND, "--epochs", "6", "--checkpoint-seconds", "0"]
+    subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True, env=environment)
+    (path,) = (tmp_path / "whole").rglob("result.json")
+    whole = Folder(path.parent)
+    parts = Folder(tmp_path / "parts" / path.parent.relative_to(tmp_path / "whole"))
+    for size in (1, 3000):  # bytes of metrics after which it is killed
+        process = subprocess.Popen(
+            [*command, "--out", tmp_path / "parts"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        until = time.monotonic() + 60
+        while time.monotonic() < until and process.poll() is None:
+            if parts.metrics.exists() and parts.metrics.stat().st_size >= size:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not parts.result.exists()
+    subprocess.run([*command, "--out", tmp_path / "parts"], check=True, capture_output=True, env=environment)
+    assert numbers(parts) == numbers(whole)
+
+
+def test_two_commands_share_the_work(tmp_path):
+    """The second steps over the run that the first is at."""
+    started, go_on, said = threading.Event(), threading.Event(), []
+    (config, _) = plan(names=["AdaBelief", "SGD"])
+
+    def first():
+        with Folder(tmp_path / config.folder).mine():
+            started.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    started.wait(30)
+
+    class Console(session.Console):
+        def print(self, *objects, **options):
+            said.extend(map(str, objects))
+
+    results = session.run(linear(), plan(names=["AdaBelief", "SGD"]), tmp_path, cpu=True, console=Console())
+    go_on.set()
+    thread.join()
+    assert [config.optimizer for config, _ in results] == ["SGD"]
+    assert any("AdaBelief/seed0 is being run by another process" in text for text in said)
+
+
+DISTRIBUTED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from tests.lab.test_train import run
+run(Path({out!r}), changes={{"dropout": 0.0}})
+"""
+
+
+def test_two_processes_are_as_good_as_one(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parents[2]), out=str(tmp_path / "two")))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    run(tmp_path / "one", changes={"dropout": 0.0})
+    one, two = (Folder(next((tmp_path / name).rglob("result.json")).parent) for name in ("one", "two"))
+    assert json.loads(two.environment.read_text())["processes"] == 2
+    for a, b in zip(numbers(one), numbers(two), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+    for x, y in zip(weights(one).values(), weights(two).values(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_where_it_is_asked_for(tmp_path):
+    losses = []
+    for precision in ("no", "bf16"):
+        ((config, _),) = run(tmp_path / precision, precision=precision, changes={"dropout": 0.0})
+        folder = Folder(tmp_path / precision / config.folder)
+        assert config.precision == precision
+        assert {x.dtype for x in weights(folder).values()} == {torch.float32}
+        losses.append([line["loss"] for line in numbers(folder) if "loss" in line])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_digits_learn(tmp_path, accelerator):
+    (config,) = runs.plan(task("digits"), scale="smoke", names=["AdaBelief"])
+    result, folder = go(tmp_path, config, accelerator, task("digits"))
+    assert result["test"] > 90
+    assert numbers(folder)[-1]["test_examples"] == 300

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +18,11 @@ from rich.table import Table
 import adabelief
 from adabelief.settings import SETTINGS, Setting
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-INTERRUPTED = 130
+app = typer.Typer(
+    rich_markup_mode="markdown", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+INTERRUPTED, FAILED = 130, 1
+PLAIN: dict[str, Any] = {"soft_wrap": True, "highlight": False}
 
 
 def _version(wanted: bool) -> None:
@@ -39,30 +46,129 @@ def demo(
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between; each is a run of every optimizer.")] = "0,1,2",
     epochs: Annotated[str, typer.Option(help="Epochs of each training run.")] = "20",
 ) -> None:
-    """Compare AdaBelief with the eight rivals of its paper, in a few minutes.
+    """Compare AdaBelief with the rivals of its paper, in a few minutes.
 
-    Trains a small convolutional network on real handwritten digits with each of the nine optimizers, walks over the
-    paper's six functions of two variables, and writes report.html, report.md, results.csv and figures. Ctrl-C ends it
-    early and keeps what has finished.
+    Trains a small convolutional network on real handwritten digits with each of the optimizers, walks over the paper's
+    six functions of two variables, and writes report.html, report.md, results.csv and figures. Ctrl-C ends it early and
+    keeps what has finished.
     """
     numbers = parse_seeds(seeds)
     length = parse_epochs(epochs)
     prepare(out)
     console = Console()
     command = shlex.join(["adabelief", "demo", "--out", str(out), "--seeds", seeds, "--epochs", epochs])
-    try:
-        from adabelief.lab import report, runs
+    with reported(console):
+        from adabelief.lab.demo import demo
 
-        results = runs.demo(out, numbers, epochs=length, command=command, console=console)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted outside of a run: {out} has results.csv at most.", highlight=False)
-        raise typer.Exit(INTERRUPTED) from None
-    if results.runs:
-        console.print(_summary(report.summary(results.runs)))
-    if not results.complete:
-        console.print(f"Interrupted. What had finished is in {out / 'report.html'}", soft_wrap=True, highlight=False)
-        raise typer.Exit(INTERRUPTED)
-    console.print(f"The report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+        complete = demo(out, numbers, epochs=length, command=command, console=console)
+        if not complete:
+            console.print(
+                f"Not all of it has finished. What has is in {out / 'report.html'}; the same command goes on.",
+                **PLAIN,
+            )
+            raise typer.Exit(INTERRUPTED)
+        console.print(f"The report: {out / 'report.html'}", **PLAIN)
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks of `adabelief train`, with their models and scales."""
+    from adabelief.lab.tasks import FILES, task
+
+    console = Console()
+    for found in map(task, FILES):
+        scales = found.scales(found.models[0] if found.models else "")
+        console.print(f"[bold]{found.name}[/bold]  {found.summary}", **PLAIN)
+        if found.models:
+            console.print(f"    --model      {', '.join(found.models)}", **PLAIN)
+        for name, scale in scales.items():
+            size = f"{scale.epochs} epochs, batches of {scale.batch_size}"
+            console.print(f"    --scale      {name}: {size}{'; ' * bool(scale.note)}{scale.note}", **PLAIN)
+        console.print(f"    --optimizer  {', '.join(found.settings((found.models or ('',))[0]))}", **PLAIN)
+        if found.data:
+            console.print(f"    --data       {found.data}", **PLAIN)
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(help="A task of `adabelief tasks`.")],
+    model: Annotated[str | None, typer.Option(help="One of the task's models; by default its first.")] = None,
+    optimizer: Annotated[str, typer.Option(help="Names with commas between, or all.")] = "AdaBelief",
+    scale: Annotated[str, typer.Option(help="smoke: does it run? small: minutes on two cores. paper.")] = "small",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between; each is a run of every optimizer.")] = "0",
+    data: Annotated[Path | None, typer.Option(help="The task's data, where it is not embedded or downloaded.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; each gets one of its own in it.")] = Path("runs"),
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="name=value: batch_size, an option of the scale, or an optimizer's argument."),
+    ] = None,
+    epochs: Annotated[str | None, typer.Option(help="Instead of the scale's number.")] = None,
+    precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16: of autocast.")] = None,
+    accumulate: Annotated[int, typer.Option(help="Parts into which each process splits its share of a batch.")] = 1,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use an accelerator.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard.")] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(help="Least time between two checkpoints within an epoch.", min=0)
+    ] = 60.0,
+) -> None:
+    """Train one model with one or several optimizers, under the same conditions.
+
+    A run is a folder under --out. A run that was interrupted, even killed, goes on where its last checkpoint is when
+    the same command is given again, and ends with the same numbers; one that has finished is not run again. Several
+    processes share a run under `torchrun --nproc-per-node N -m adabelief train ...` or `accelerate launch`.
+
+    For example:
+
+    - adabelief train digits --optimizer all --seeds 0,1,2
+    - adabelief train cifar10 --model vgg11 --scale smoke --data FOLDER
+    - adabelief train cifar10 --model resnet34 --set lr=3e-4 --set eps=1e-12
+    """
+    choices: dict[str, Any] = dict(
+        model=model,
+        scale=scale,
+        names=[name.strip() for name in optimizer.split(",")],
+        seeds=parse_seeds(seeds),
+        changes=dict(map(parse_change, change or [])),
+        epochs=None if epochs is None else parse_epochs(epochs),
+        precision=precision,
+        accumulate=accumulate,
+    )
+    console = Console()
+    with reported(console):
+        from adabelief.lab import runs, session
+        from adabelief.lab.tasks import task as find
+
+        wanted = find(task)
+        configs = runs.plan(wanted, **choices)
+        prepare(out)
+        done = session.run(
+            *(wanted, configs, out),
+            data=data,
+            cpu=cpu,
+            tensorboard=tensorboard,
+            checkpoint_seconds=checkpoint_seconds,
+            console=console,
+        )
+        if done:
+            console.print(session.summary(wanted, done))
+            console.print(f"adabelief report {shlex.quote(str(out))} writes the report.", **PLAIN)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report; it is made where there is none.")] = Path("report"),
+) -> None:
+    """Write report.html, report.md, results.csv, table.tex and figures from finished runs."""
+    prepare(out)
+    console = Console()
+    command = shlex.join(["adabelief", "report", *map(str, runs), "--out", str(out)])
+    with reported(console):
+        from adabelief.lab import report as reports
+        from adabelief.lab import results
+
+        reports.write(out, results.load(runs), command=command)
+        console.print(f"The report: {out / 'report.html'}", **PLAIN)
 
 
 @app.command()
@@ -103,15 +209,50 @@ def _choices_table() -> Table:
     import torch
 
     from adabelief.kernels import cpu
+    from adabelief.torch import fused
 
-    table = Table("device", "implementation", "why", box=None, header_style="bold")
-    if cpu.unavailable():
-        table.add_row("cpu", "foreach", f"no compiled kernel: {cpu.unavailable()}")
-    else:
-        table.add_row("cpu", "fused", f"compiled C, {cpu.instruction_set()}, {torch.get_num_threads()} threads")
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    table.add_row(accelerator.type if accelerator else "cuda", "foreach", "there is no kernel for it in this version")
+    device = accelerator.type if accelerator else "cuda"
+    table = Table("device", "implementation", "why", box=None, header_style="bold")
+    c = f"compiled C, {cpu.instruction_set()}, {torch.get_num_threads()} threads" if not cpu.unavailable() else ""
+    triton = "Triton" if accelerator else "Triton; there is no such device here"
+    for name, language, served in (("cpu", "C", c), (device, "Triton", triton)):
+        reason = fused.unserved(name)
+        table.add_row(name, *(("foreach", f"no {language} kernel: {reason}") if reason else ("fused", served)))
     return table
+
+
+@contextmanager
+def reported(console: Console) -> Iterator[None]:
+    """Turns what can go wrong in a run into one message; whatever was recorded stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on from the last checkpoint.", **PLAIN)
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError) as error:
+        message = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            message = (
+                f"the disk is full ({message}): make room and give the same command again; nothing recorded is lost"
+            )
+        console.print(f"Error: {message}", style="red", **PLAIN)
+        raise typer.Exit(FAILED) from None
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """`name=value` as a name and a Python value; what is no Python literal is a string.
+
+    Raises:
+        typer.BadParameter: If there is no name or no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip().isidentifier()):
+        raise typer.BadParameter(f"{text!r} is no name=value; write, say, lr=3e-4", param_hint="--set")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -169,13 +310,4 @@ def _settings_table(rows: list[Setting]) -> Table:
     table = Table(*headers, box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for row in rows:
         table.add_row(row.task, *(str(value) for value in row.as_arguments().values()))
-    return table
-
-
-def _summary(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "optimizer" else "right")
-    for row in rows:
-        table.add_row(*row.values())
     return table

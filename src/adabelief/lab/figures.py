@@ -1,25 +1,36 @@
-"""The lab's figures, as the bytes of PNG and GIF files. Nothing global of matplotlib's is touched."""
+"""The lab's figures, as the bytes of PNG, SVG and GIF files, as wide as a page of a paper.
+
+What they change of matplotlib's settings, they change for as long as a figure takes.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from adabelief.lab.results import by_optimizer
+from adabelief.lab.findings import standard_error
+from adabelief.lab.results import Experiment
 from adabelief.lab.tasks.toy import FUNCTIONS, NEAR, Function, Walk
-from adabelief.lab.train import Run
 
-# Paul Tol's "muted" scheme, safe for colour-blind readers; AdaBelief, always the same, stands apart.
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# AdaBelief, always the same, stands apart; the rivals have Paul Tol's "muted" scheme, safe for colour-blind readers,
+# and three of his other colours.
 COLOURS: Mapping[str, str] = {
     "AdaBelief": "#D55E00",
     "SGD": "#332288",
@@ -30,94 +41,244 @@ COLOURS: Mapping[str, str] = {
     "Yogi": "#DDCC77",
     "MSVAG": "#882255",
     "Fromage": "#AA4499",
+    "RMSprop": "#BBBBBB",
+    "EAdam": "#000000",
+    "AdamW-same-decay": "#4477AA",
 }
-MARKERS: Mapping[str, str] = dict(zip(COLOURS, "osD^vP*Xh", strict=True))
+MARKERS: Mapping[str, str] = dict(zip(COLOURS, "osD^vP*Xh<>p", strict=True))
+DASHES = ((0, (4, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 INK = "#222222"
 QUIET = "#777777"
 
+WIDTH = 7.2
+"""Inches: the text of a page in two columns."""
+
+DPI = 250
+STYLE: Any = {
+    "font.family": ["sans-serif"],
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "svg.hashsalt": "adabelief",
+}
+SANS = ("Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
+
 # Nested widths: where paths coincide, all of them stay in sight.
 RACERS: Mapping[str, dict[str, Any]] = {
-    "SGD": {"linewidth": 5.0, "alpha": 0.75},
-    "Adam": {"linewidth": 3.0},
-    "AdaBelief": {"linewidth": 1.6},
+    "SGD": {"linewidth": 3.3, "alpha": 0.75},
+    "Adam": {"linewidth": 2.0},
+    "AdaBelief": {"linewidth": 1.1},
 }
 GIF_FRAMES = 90
 GIF_MILLISECONDS = 60
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, on white."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120, facecolor="white")
-    return file.getvalue()
+class Look(NamedTuple):
+    """How an optimizer is drawn."""
+
+    colour: str
+    marker: str
+    line: Any
+    filled: bool
 
 
-def curves(runs: Sequence[Run], decayed: int) -> bytes:
-    """Training loss and validation accuracy by epoch: the mean over the seeds, and their range as a band.
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draws in the lab's style and leaves matplotlib's own as it was."""
 
-    Args:
-        runs: What finished.
-        decayed: The epoch after which the learning rate was divided by 10.
-    """
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    lowest = 100.0
-    for name, group in by_optimizer(runs):
-        history = np.array([run.epochs for run in group])
-        epochs = np.arange(1, history.shape[1] + 1)
-        for axes, values in ((left, history[..., 0]), (right, 100 * history[..., 2])):
-            line: dict[str, Any] = {"color": COLOURS[name], "zorder": 3.0 if name == "AdaBelief" else 2.0}
-            axes.fill_between(epochs, values.min(0), values.max(0), alpha=0.08, linewidth=0, **line)
-            axes.plot(
-                *(epochs, values.mean(0)),
-                **line,
-                marker=MARKERS[name],
-                markersize=4,
-                linewidth=2.6 if name == "AdaBelief" else 1.4,
-                label=name,
-            )
-        lowest = min(lowest, 100 * float(history[:, history.shape[1] // 2 :, 2].min()))
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.axvline(decayed + 0.5, color=QUIET, linewidth=0.8, linestyle="--", zorder=1)
-    left.set_yscale("log")
-    _label(left, "Training loss", "epoch", "cross-entropy (log scale)")
-    floor = max(0.0, np.floor(min(lowest, 98.0)) - 2)
-    right.set_ylim(floor, 100 + 0.02 * (100 - floor))
-    _label(right, "Validation accuracy", "epoch", f"% (the axis begins at {floor:.0f} %)")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    return png(figure)
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        installed = set(font_manager.get_font_names())
+        with matplotlib.rc_context({**STYLE, "font.sans-serif": [name for name in SANS if name in installed]}):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
-def accuracies(runs: Sequence[Run], error: float) -> bytes:
-    """Test accuracy at the best validation epoch: every seed, the mean, and the test set's standard error.
+def files_of(figure: Figure) -> dict[str, bytes]:
+    """The figure as files, by suffix, on white; the same figure has the same bytes."""
+    made = {}
+    for suffix, more in (("png", {"dpi": DPI}), ("svg", {"metadata": {"Date": None}, "dpi": DPI})):
+        file = io.BytesIO()
+        figure.savefig(file, format=suffix, facecolor="white", **more)
+        figure.set_layout_engine("none")  # laid out once, for all files
+        made[suffix] = file.getvalue()
+    return made
 
-    Args:
-        runs: What finished.
-        error: One standard error, in points.
-    """
-    groups = by_optimizer(runs)
-    figure = Figure(figsize=(11, 1.2 + 0.42 * max(len(groups), 3)), layout="constrained")
-    axes = figure.subplots()
-    for row, (name, group) in enumerate(groups):
-        values = 100 * np.array([run.test_accuracy for run in group])
-        offsets = 0.2 * (np.arange(len(values)) - (len(values) - 1) / 2)
-        axes.errorbar(values.mean(), row, xerr=error, color=QUIET, linewidth=1, capsize=3, zorder=1)
-        axes.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color=INK, linewidth=2, zorder=2)
-        axes.scatter(values, row + offsets, s=40, color=COLOURS[name], marker=MARKERS[name], zorder=3)
-    axes.set_yticks(range(len(groups)), [name for name, _ in groups])
-    axes.invert_yaxis()
-    _label(axes, None, "test accuracy at the best validation epoch, %", None)
-    handles = [
-        Line2D([], [], marker="o", color=QUIET, linestyle="", label="one seed"),
-        Line2D([], [], marker="|", color=INK, markersize=14, markeredgewidth=2, linestyle="", label="mean"),
-        Line2D([], [], marker="|", color=QUIET, label="± one standard error of a proportion, from the test set's size"),
+
+def looks(experiment: Experiment) -> dict[str, Look]:
+    """A look for each label: AdaBelief solid, rivals dashed; further settings of one optimizer hollow and darker."""
+    drawn: dict[str, Look] = {}
+    variants: dict[str, int] = {}
+    for label, runs in experiment.groups.items():
+        name = runs[0].config.optimizer
+        variant = variants.setdefault(name, 0)
+        variants[name] += 1
+        line = "-" if name == "AdaBelief" and not variant else DASHES[(len(drawn) + variant) % len(DASHES)]
+        red, green, blue = (c * 0.7**variant for c in to_rgb(COLOURS[name]))
+        drawn[label] = Look(to_hex((red, green, blue)), MARKERS[name], line, not variant)
+    return drawn
+
+
+@styled
+def curves(experiment: Experiment) -> dict[str, bytes]:
+    """Training loss and the metric on every set it was measured on, by epoch: mean over the seeds, range as a band."""
+    metric = experiment.metric
+    measured = [("train_loss", "Training loss")] + [
+        (f"{part}_{metric.name}", f"{title} {metric.name}")
+        for part, title in (("train", "Training"), ("validation", "Validation"), ("test", "Test"))
+        if any(run.curve(f"{part}_{metric.name}") for run in experiment.runs)
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-    return png(figure)
+    rows, columns = (2, 2) if len(measured) == 4 else (1, len(measured))
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.25 * rows), layout="constrained")
+    drawn = looks(experiment)
+    for axes, (name, title) in zip(figure.subplots(rows, columns, squeeze=False).flat, measured, strict=True):
+        ranges = {}
+        for i, (label, runs) in enumerate(experiment.sound.items()):
+            history = np.array([run.curve(name) for run in runs])
+            epochs, look = np.arange(1, history.shape[1] + 1), drawn[label]
+            ranges[label], solid = (history.min(0), history.max(0)), look.line == "-"
+            shared: dict[str, Any] = {"color": look.colour, "zorder": 3.0 if solid else 2.0}
+            axes.fill_between(epochs, *ranges[label], alpha=0.2 if solid else 0.06, linewidth=0, **shared)
+            every = max(1, len(epochs) // 7)
+            axes.plot(
+                *(epochs, history.mean(0)),
+                **shared,
+                linestyle=look.line,
+                linewidth=1.7 if solid else 1.0,
+                marker=look.marker,
+                markersize=3.2,
+                markerfacecolor=look.colour if look.filled else "white",
+                markevery=((i * every) // max(1, len(experiment.sound)), every),
+                label=label,
+            )
+        for epoch, _ in experiment.runs[0].drops():
+            axes.axvline(epoch + 0.5, color=QUIET, linewidth=0.7, linestyle=":", zorder=1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        if name == "train_loss":
+            if all((lowest > 0).all() for lowest, _ in ranges.values()):
+                axes.set_yscale("log")
+            _label(axes, title, "epoch", None)
+        else:
+            hidden = _zoom(axes, ranges, metric.higher_is_better)
+            _label(axes, f"{title}{f', {metric.unit}' if metric.unit else ''}", "epoch", None)
+            if hidden:
+                axes.text(
+                    *(0.97, 0.05 if metric.higher_is_better else 0.91, f"off the axis: {', '.join(hidden)}"),
+                    transform=axes.transAxes,
+                    fontsize=6,
+                    ha="right",
+                    zorder=5,
+                    bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5},
+                )
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), handlelength=3.0)
+    return files_of(figure)
 
 
-def trajectories(walks: Sequence[Walk]) -> bytes:
+def _zoom(axes: Axes, ranges: Mapping[str, Sequence[NDArray[Any]]], higher_is_better: bool) -> list[str]:
+    """Makes the axis show the second half of the curves; those far behind the others stay out, and are returned."""
+    sign = 1.0 if higher_is_better else -1.0
+    halves = {label: sign * np.stack(ends)[:, len(ends[0]) // 2 :] for label, ends in ranges.items()}
+    top = max(float(half.max()) for half in halves.values())
+    depth = _depth([top - float(half.min()) for half in halves.values()], 4) or abs(top) / 20 or 1.0
+    near, far = sign * (top + 0.06 * depth), sign * (top - 1.12 * depth)
+    axes.set_ylim(min(near, far), max(near, far))
+    return [label for label, half in halves.items() if half.max() < top - 1.12 * depth]
+
+
+def _depth(behind: Sequence[float], times: float) -> float:
+    """How far behind the best an axis reaches: to the last that is not many times as far behind as the middle one."""
+    middle = sorted(behind)[len(behind) // 2]
+    return max(depth for depth in behind if depth <= times * middle)
+
+
+@styled
+def dots(experiment: Experiment) -> dict[str, bytes]:
+    """The test metric at the best validation epoch: every seed, the mean, and its standard error."""
+    groups, drawn, metric = experiment.sound, looks(experiment), experiment.metric
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * max(len(groups), 3)), layout="constrained")
+    axes = figure.subplots()
+    for row, (label, runs) in enumerate(groups.items()):
+        values = np.array([run.test for run in runs])
+        offsets = 0.5 * ((np.arange(len(values)) + 0.5) / len(values) - 0.5)
+        look = drawn[label]
+        face = look.colour if look.filled else "white"
+        error = standard_error(runs)
+        if error:
+            axes.errorbar(values.mean(), row, xerr=error, color=QUIET, linewidth=0.8, capsize=2.5, zorder=1)
+        axes.plot([values.mean()] * 2, [row - 0.34, row + 0.34], color=INK, linewidth=1.4, zorder=2)
+        axes.scatter(
+            values,
+            row + offsets,
+            s=16,
+            facecolor=face,
+            edgecolor=look.colour,
+            marker=look.marker,
+            linewidth=0.8,
+            zorder=3,
+        )
+    sign = 1.0 if metric.higher_is_better else -1.0
+    top = max(sign * run.test for runs in groups.values() for run in runs)
+    behind = {label: top - min(sign * run.test for run in runs) for label, runs in groups.items()}
+    depth = _depth(list(behind.values()), 20)
+    if max(behind.values()) > depth:
+        shown = [standard_error(groups[label]) for label in groups if behind[label] <= depth]
+        around = max(0.1 * depth, 1.2 * max(shown))
+        near, far = sign * (top + around), sign * (top - depth - around)
+        axes.set_xlim(min(near, far), max(near, far))
+        for row, (label, runs) in enumerate(groups.items()):
+            if behind[label] > depth:
+                told = f"off the axis: {', '.join(f'{run.test:.2f}' for run in runs)}"
+                axes.text(0.02, row, told, transform=axes.get_yaxis_transform(), fontsize=6.5, va="center", color=INK)
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.invert_yaxis()
+    unit = f", {metric.unit}" if metric.unit else ""
+    _label(axes, None, f"test {metric.name} at the best validation epoch{unit}", None)
+    handles = [
+        Line2D([], [], marker="o", markersize=4, color=QUIET, linestyle="", label="one seed"),
+        Line2D([], [], marker="|", color=INK, markersize=9, markeredgewidth=1.4, linestyle="", label="mean"),
+        Line2D([], [], marker="|", color=QUIET, linewidth=0.8, label="± one standard error of the mean"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return files_of(figure)
+
+
+@styled
+def times(experiment: Experiment) -> dict[str, bytes]:
+    """The time of `step()` and of a whole training step: medians over the steps and the seeds."""
+    groups, drawn = experiment.sound, looks(experiment)
+    figure = Figure(figsize=(WIDTH, 0.6 + 0.21 * max(len(groups), 3)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, key, title in zip(
+        panels,
+        ("optimizer_seconds", "step_seconds"),
+        ("step() of the optimizer, ms", "whole training step, ms"),
+        strict=True,
+    ):
+        values = [1e3 * float(np.median([run.outcome[key] for run in runs])) for runs in groups.values()]
+        bars = axes.barh(range(len(groups)), values, height=0.66, color=[drawn[label].colour for label in groups])
+        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=7)
+        axes.set_xlim(0, 1.13 * max(values))
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.tick_params(axis="y", length=0)
+        _label(axes, title, None, None)
+        axes.grid(visible=False, axis="y")
+    panels[0].invert_yaxis()
+    return files_of(figure)
+
+
+@styled
+def trajectories(walks: Sequence[Walk]) -> dict[str, bytes]:
     """The paths over the contours of each function."""
     figure, panels = _panels(walks)
     for function, group, axes in panels:
@@ -127,31 +288,32 @@ def trajectories(walks: Sequence[Walk]) -> bytes:
                 _path(axes, walk, walk.steps)
         _ends(axes, function)
         _label(axes, f"{function.name}\n", "x", "y", grid=False)
-        axes.text(0, 1.025, function.formula, transform=axes.transAxes, fontsize=8, color=INK)
+        axes.text(0, 1.03, function.formula, transform=axes.transAxes, fontsize=5.6, color=INK, in_layout=False)
         _note_sgd(axes, function)
     ends = [
         Line2D([], [], marker="o", color="white", markeredgecolor=INK, linestyle="", label="start"),
-        Line2D([], [], marker="*", color="gold", markeredgecolor=INK, markersize=13, linestyle="", label="optimum"),
+        Line2D([], [], marker="*", color="gold", markeredgecolor=INK, markersize=9, linestyle="", label="optimum"),
     ]
-    figure.legend(handles=[*_racer_handles(), *ends], loc="outside upper center", ncols=5, frameon=False)
-    return png(figure)
+    figure.legend(handles=[*_racer_handles(), *ends], loc="outside upper center", ncols=5)
+    return files_of(figure)
 
 
-def distances(walks: Sequence[Walk]) -> bytes:
+@styled
+def distances(walks: Sequence[Walk]) -> dict[str, bytes]:
     """The distance to the optimum by step, on log scales; a dot where a walk has arrived for good."""
     figure, panels = _panels(walks)
     for function, group, axes in panels:
         for walk in group:
             name, damped = walk.optimizer.partition(",")[0], walk.optimizer in RACERS
             colour, style = COLOURS[name], "-" if damped else ":"
-            width = RACERS[name]["linewidth"] * 0.7 if damped else 1.4
+            width = RACERS[name]["linewidth"] * 0.7 if damped else 1.1
             arrival = walk.steps if walk.arrival is None else walk.arrival
             steps = _log_spaced(1, arrival)
             axes.plot(steps, walk.distance[steps], color=colour, linestyle=style, linewidth=width)
             if walk.arrival is not None:
                 after = _log_spaced(arrival, walk.steps)
                 axes.plot(after, walk.distance[after], color=colour, linewidth=0.6, alpha=0.4)
-                axes.plot(arrival, NEAR, "o", color=colour, markeredgecolor="white", markersize=8, zorder=4)
+                axes.plot(arrival, NEAR, "o", color=colour, markeredgecolor="white", markersize=5, zorder=4)
         axes.axhline(NEAR, color=QUIET, linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -161,17 +323,18 @@ def distances(walks: Sequence[Walk]) -> bytes:
         _label(axes, function.name, "step", "distance to the optimum")
         _note_sgd(axes, function)
     undamped = Line2D([], [], color=COLOURS["SGD"], linestyle=":", label="SGD, undamped")
-    figure.legend(handles=[*_racer_handles(), undamped], loc="outside upper center", ncols=4, frameon=False)
-    return png(figure)
+    figure.legend(handles=[*_racer_handles(), undamped], loc="outside upper center", ncols=4)
+    return files_of(figure)
 
 
+@styled
 def race(walks: Sequence[Walk]) -> bytes:
     """An animated GIF of the walks over one function: the paths, and the value by step."""
     walks = [walk for walk in walks if walk.optimizer in RACERS]
     values = [walk.value for walk in walks]
     function = FUNCTIONS[walks[0].function]
     length = max((walk.steps for walk in walks if walk.arrival is not None), default=max(w.steps for w in walks))
-    figure = Figure(figsize=(9, 4.5), dpi=90, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, 3.6), dpi=120, layout="constrained", facecolor="white")
     canvas: Any = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _contours(left, function)
@@ -183,7 +346,7 @@ def race(walks: Sequence[Walk]) -> bytes:
     right.set_yscale("log")
     right.set_ylim(min(value.min() for value in values) / 2, 2 * max(value[0] for value in values))
     right.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    right.legend(handles=_racer_handles(), loc="lower left", frameon=False)
+    right.legend(handles=_racer_handles(), loc="lower left")
     _label(right, "value of the function (log scale)", "step", None)
     canvas.draw()
     still = canvas.copy_from_bbox(figure.bbox)
@@ -198,7 +361,7 @@ def race(walks: Sequence[Walk]) -> bytes:
                 for line in lines:
                     axes.draw_artist(line)
                     line.remove()
-        step = left.text(0.03, 0.93, f"step {end:,}", transform=left.transAxes, fontsize=12, color=INK)
+        step = left.text(0.03, 0.93, f"step {end:,}", transform=left.transAxes, fontsize=9, color=INK)
         left.draw_artist(step)
         step.remove()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
@@ -206,7 +369,11 @@ def race(walks: Sequence[Walk]) -> bytes:
     swatches = [
         Image.new("RGB", (frames[0].width, 40), colour) for colour in ("gold", *(COLOURS[name] for name in RACERS))
     ]
-    palette = Image.fromarray(np.concatenate([np.asarray(part) for part in (frames[-1], *swatches)])).quantize(128)
+    sample = Image.fromarray(np.concatenate([np.asarray(part) for part in (frames[-1], *swatches)])).quantize(128)
+    colours = np.array(sample.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    colours[colours.min(1) > 246] = 255  # the paper stays white
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours.tobytes())
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [GIF_MILLISECONDS] * (len(frames) - 1) + [2500]
     file = io.BytesIO()
@@ -216,7 +383,7 @@ def race(walks: Sequence[Walk]) -> bytes:
 
 def _label(axes: Axes, title: str | None, x: str | None, y: str | None, *, grid: bool = True) -> None:
     if title:
-        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xlabel(x or "")
     axes.set_ylabel(y or "")
     axes.spines[["top", "right"]].set_visible(False)
@@ -226,7 +393,7 @@ def _label(axes: Axes, title: str | None, x: str | None, y: str | None, *, grid:
 
 
 def _panels(walks: Sequence[Walk]) -> tuple[Figure, list[tuple[Function, list[Walk], Axes]]]:
-    figure = Figure(figsize=(11, 7.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     grid = figure.subplots(2, 3).flat
     order = list(RACERS)
     panels = []
@@ -244,8 +411,9 @@ def _racer_handles() -> list[Line2D]:
 def _contours(axes: Axes, function: Function) -> None:
     x, y = np.meshgrid(np.linspace(*function.x_range, 241), np.linspace(*function.y_range, 241))
     height = np.log10(function.value(x, y) + 1e-3)
-    axes.contourf(x, y, height, levels=14, cmap="Greys", alpha=0.2, antialiased=True)
-    axes.contour(x, y, height, levels=14, colors="#aaaaaa", linewidths=0.4, linestyles="solid")
+    axes.contourf(x, y, height, levels=14, cmap="Greys", alpha=0.2, antialiased=True, zorder=0.5)
+    axes.set_rasterization_zorder(1)
+    axes.contour(x, y, height, levels=14, colors="#aaaaaa", linewidths=0.4, linestyles="solid", zorder=0.6)
     axes.set_xlim(function.x_range)
     axes.set_ylim(function.y_range)
 
@@ -253,12 +421,12 @@ def _contours(axes: Axes, function: Function) -> None:
 def _note_sgd(axes: Axes, function: Function) -> None:
     if function.sgd_lr != 1e-3:
         note = f"SGD at lr {function.sgd_lr:g}, the others at 0.001"
-        axes.text(0.98, 0.03, note, transform=axes.transAxes, fontsize=8, color=INK, ha="right")
+        axes.text(0.98, 0.03, note, transform=axes.transAxes, fontsize=6.5, color=INK, ha="right")
 
 
 def _ends(axes: Axes, function: Function) -> None:
-    axes.plot(*function.start, "o", color="white", markeredgecolor=INK, markersize=7, zorder=5)
-    axes.plot(*function.optimum, "*", color="gold", markeredgecolor=INK, markersize=13, zorder=5)
+    axes.plot(*function.start, "o", color="white", markeredgecolor=INK, markersize=5, zorder=5)
+    axes.plot(*function.optimum, "*", color="gold", markeredgecolor=INK, markersize=9, zorder=5)
 
 
 def _path(axes: Axes, walk: Walk, end: int, *, head: bool = False) -> list[Line2D]:
@@ -266,7 +434,7 @@ def _path(axes: Axes, walk: Walk, end: int, *, head: bool = False) -> list[Line2
     colour = COLOURS[walk.optimizer]
     lines = axes.plot(*points.T, color=colour, solid_capstyle="round", **RACERS[walk.optimizer])
     if head:
-        lines += axes.plot(*points[-1], "o", color=colour, markeredgecolor="white", markersize=9, zorder=6)
+        lines += axes.plot(*points[-1], "o", color=colour, markeredgecolor="white", markersize=6, zorder=6)
     return lines
 
 

@@ -4,60 +4,200 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from adabelief.lab.results import by_optimizer
-from adabelief.lab.tasks import digits
+from scipy.special import stdtrit
+
+from adabelief.lab.results import Experiment, Run
+from adabelief.lab.tasks import Metric
 from adabelief.lab.tasks.toy import FUNCTIONS, Walk
-from adabelief.lab.train import Run
+
+CONFIDENCE = 0.95
+
+
+class Comparison(NamedTuple):
+    """Two optimizers' mean test metrics: how far apart they are, and how far they could be by chance.
+
+    The margin is half the width of a confidence interval, nan where seeds are too few to tell; the level is the mean of
+    both, by which the numbers are printed.
+    """
+
+    difference: float
+    margin: float
+    level: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference is larger than what noise explains."""
+        return abs(self.difference) > self.margin
+
+    def __str__(self) -> str:
+        difference = signed(self.difference, beside=self.level)
+        return difference if math.isnan(self.margin) else f"{difference} ± {number(self.margin, beside=self.level)}"
+
+
+class Target(NamedTuple):
+    """A level of the validation metric, and the runs' first epochs that reach it with the seconds until then."""
+
+    level: float
+    reached: Mapping[str, Sequence[tuple[int, float] | None]]
+
+
+def proportion_variance(percent: float, n: int) -> float:
+    """The variance, in squared points, of a percentage of n examples: that of a proportion, p(1 − p)/n.
+
+    Where all or none are right, p is taken as one example away from it: nobody is known to be perfect.
+    """
+    p = min(max(percent / 100, 1 / n), 1 - 1 / n)
+    return 1e4 * p * (1 - p) / n
 
 
 def standard_error(runs: Sequence[Run]) -> float:
-    """One standard error, in points, of an accuracy on the digits' test set.
+    """The standard error of a mean test metric, from the size of the test set and from the spread over seeds.
 
-    It is that of a proportion, √(p(1 − p)/n), with p the mean accuracy of all the runs, taken as one error at least.
+    The first part is there for accuracies only, the second for two seeds or more.
     """
-    n = digits.TEST
-    p = min(statistics.fmean(run.test_accuracy for run in runs), 1 - 1 / n)
-    return 100 * math.sqrt(p * (1 - p) / n)
+    values = [run.test for run in runs]
+    return math.sqrt(_size_variance(runs[0], statistics.fmean(values)) + _seed_variance(values))
 
 
-def margin(runs: Sequence[Run]) -> float:
-    """Two standard errors, in points, of the difference between two independent accuracies."""
-    return 2 * math.sqrt(2) * standard_error(runs)
+def compare(runs: Sequence[Run], others: Sequence[Run], comparisons: int = 1) -> Comparison:
+    """The mean test metric of some runs minus that of others, with its margin.
+
+    The variance of the difference has three parts: p(1 − p)/n for each side, with n the size of the test set and p the
+    mean of all the runs, and s²/k for each side, with s the standard deviation over its k seeds. The first is for
+    accuracies only, and takes the two sides as tested on different examples; tested on the same ones, they are closer
+    than that. The margin is Student's t times the root of it, with Welch's degrees of freedom.
+
+    Args:
+        runs: One side.
+        others: The other side.
+        comparisons: How many are made together; all of them hold with `CONFIDENCE` (Bonferroni).
+    """
+    sides = [[run.test for run in side] for side in (runs, others)]
+    difference = statistics.fmean(sides[0]) - statistics.fmean(sides[1])
+    mean = statistics.fmean([*sides[0], *sides[1]])
+    if min(map(len, sides)) < 2:
+        return Comparison(difference, math.nan, mean)
+    seeds = [_seed_variance(values) for values in sides]
+    variance = sum(seeds) + _size_variance(runs[0], mean) + _size_variance(others[0], mean)
+    if variance == 0:
+        return Comparison(difference, 0.0, mean)
+    uncertain = sum(v**2 / (len(values) - 1) for v, values in zip(seeds, sides, strict=True))
+    freedom = variance**2 / uncertain if uncertain else math.inf
+    quantile = float(stdtrit(min(freedom, 1e9), 1 - (1 - CONFIDENCE) / (2 * comparisons)))
+    return Comparison(difference, quantile * math.sqrt(variance), mean)
 
 
-def on_digits(runs: Sequence[Run]) -> list[str]:
-    """What the training runs say. A difference within `margin` is never called one."""
-    groups = by_optimizer(runs)
-    means = {name: 100 * statistics.fmean(run.test_accuracy for run in group) for name, group in groups}
-    if len(means) < 2:
-        return [
-            f"Digits: only {name} has finished, with a test accuracy of {mean:.2f} %." for name, mean in means.items()
-        ]
-    top, within = max(means.values()), margin(runs)
-    best = join([name for name, mean in means.items() if mean == top])
-    worse = [name for name, mean in means.items() if mean < top - within]
-    verdict = f"only {join(worse)} did worse than {best} by more than that" if worse else "there is **no winner** here"
-    findings = [
-        f"Digits: mean test accuracies lie between {min(means.values()):.2f} % and {top:.2f} %, the highest that of "
-        f"{best}. On {digits.TEST} test images, means less than about {within:.1f} points apart cannot be told apart: "
-        f"{verdict}."
+def base(experiment: Experiment) -> str | None:
+    """Whom the others are compared with: AdaBelief, as little changed as there is; None where it diverged or is not."""
+    groups = complete(experiment)
+    return next((label for label, runs in groups.items() if runs[0].config.optimizer == "AdaBelief"), None)
+
+
+def complete(experiment: Experiment) -> Mapping[str, Sequence[Run]]:
+    """The optimizers none of whose finished runs diverged: to average what is left of the others would flatter them."""
+    broken = {label for label, runs in experiment.groups.items() if any(run.diverged for run in runs)}
+    return {label: runs for label, runs in experiment.sound.items() if label not in broken}
+
+
+def comparisons(experiment: Experiment) -> Mapping[str, Comparison]:
+    """Every other optimizer against `base`, on the test metric; empty where there is nothing to compare."""
+    reference, groups = base(experiment), complete(experiment)
+    if reference is None:
+        return {}
+    rivals = [label for label in groups if label != reference]
+    return {label: compare(groups[label], groups[reference], len(rivals)) for label in rivals}
+
+
+def target(experiment: Experiment) -> Target | None:
+    """A level that the better half of the optimizers reaches with every seed, and when each run reaches it.
+
+    Every optimizer stands for the best validation metric of its worst seed; the level is that of the middle one, of
+    two middle ones the worse. So no single optimizer, be it the best or the worst, sets the level.
+    """
+    sign = 1.0 if experiment.metric.higher_is_better else -1.0
+    groups = complete(experiment)
+    if len(groups) < 2:
+        return None
+    level = sign * statistics.median_low(min(sign * run.validation for run in runs) for runs in groups.values())
+    return Target(level, {label: [run.reached(level) for run in runs] for label, runs in experiment.sound.items()})
+
+
+def on_experiment(experiment: Experiment) -> list[str]:
+    """What an experiment says. A difference within the noise is never called one."""
+    groups = complete(experiment)
+    sentences = _on_test(experiment, groups)
+    if diverged := [told for label, runs in experiment.groups.items() if (told := divergences(label, runs))]:
+        sentences.append(f"{'; '.join(diverged)}. Diverged runs are in no mean, and their optimizers in no comparison.")
+    if len(groups) > 1:
+        sentences.append(_on_time(experiment, groups))
+    if unfinished := sum(not run.finished for run in experiment.runs):
+        sentences.append(f"{unfinished} of {len(experiment.runs)} runs are unfinished and in no number here.")
+    return sentences
+
+
+def _on_test(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    metric = experiment.metric
+    means = {label: statistics.fmean(run.test for run in runs) for label, runs in groups.items()}
+    if not means:
+        return ["Nothing has come to its end."]
+    if len(means) == 1:
+        ((label, mean),) = means.items()
+        return [f"There is {label} alone, with a test {metric.name} of {number(mean)}{_unit(metric)}: no comparison."]
+    top = (max if metric.higher_is_better else min)(means.values())
+    best = join([label for label, mean in means.items() if mean == top])
+    sentences = [
+        f"Mean test {metric.name} lies between {number(min(means.values()))} and {number(max(means.values()))}"
+        f"{_unit(metric)}; the best mean is that of {best}."
     ]
-    if "AdaBelief" in means:
-        near = sum(abs(mean - means["AdaBelief"]) <= within for mean in means.values()) - 1
-        above = [name for name, mean in means.items() if mean > means["AdaBelief"]]
-        findings.append(
-            f"AdaBelief's mean is {means['AdaBelief']:.2f} %. Above it: {join(above) if above else 'none'}. Within "
-            f"{within:.1f} points of it: {near} of the other {len(means) - 1}."
+    reference, compared = base(experiment), comparisons(experiment)
+    if reference is None:
+        return [*sentences, "AdaBelief is not among those that came to their end, so nothing is compared with it."]
+    verdicts: dict[str, list[str]] = {"better": [], "worse": [], "same": [], "unknown": []}
+    for label, comparison in compared.items():
+        higher = (comparison.difference > 0) == metric.higher_is_better
+        verdict = "unknown" if math.isnan(comparison.margin) else "same"
+        verdicts[("better" if higher else "worse") if comparison.clear else verdict].append(label)
+    told = [
+        f"{words}: {join(verdicts[verdict])}"
+        for verdict, words in (
+            ("better", "better than it beyond the noise"),
+            ("worse", "worse beyond the noise"),
+            ("same", "not told apart from it"),
+            ("unknown", "not judged, as one seed does not show how much another would change"),
         )
-    times = {name: 1e3 * statistics.median(run.optimizer_seconds for run in group) for name, group in groups}
-    quick, slow = min(times, key=times.__getitem__), max(times, key=times.__getitem__)
-    findings.append(
-        f"Time: `step()` takes from {times[quick]:.2f} ms ({quick}) to {times[slow]:.2f} ms ({slow})"
-        + (f"; AdaBelief's takes {times['AdaBelief']:.2f} ms." if "AdaBelief" in times else ".")
-    )
-    return findings
+        if verdicts[verdict]
+    ]
+    sentences.append(f"{reference} has {number(means[reference])}{_unit(metric)}; {'; '.join(told)}.")
+    return sentences
+
+
+def _on_time(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> str:
+    if not experiment.same_place:
+        return "The runs were not all made on the same kind of machine: their times are not compared."
+    times = {label: [1e3 * run.outcome["optimizer_seconds"] for run in groups[label]] for label in groups}
+    medians = {label: statistics.median(values) for label, values in times.items()}
+    quick, slow = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
+    sentence = f"`step()` takes from {medians[quick]:.2f} ms ({quick}) to {medians[slow]:.2f} ms ({slow})"
+    reference = base(experiment)
+    if reference is None:
+        return f"{sentence}."
+    own, verdicts = times[reference], ["one seed does not show which differences would last"]
+    if min(map(len, times.values())) > 1:
+        quicker = [label for label, values in times.items() if max(values) < min(own)]
+        slower = [label for label, values in times.items() if min(values) > max(own)]
+        verdicts = [f"less with every seed: {join(quicker)}"] if quicker else []
+        verdicts += [f"more with every seed: {join(slower)}"] if slower else []
+    told = "; ".join(verdicts) or "none of the others takes more with every seed, or less"
+    return f"{sentence}. {reference}'s takes {medians[reference]:.2f} ms; {told}."
+
+
+def divergences(label: str, runs: Sequence[Run]) -> str:
+    """Which of an optimizer's runs diverged, and when; empty where none did."""
+    told = [f"seed {run.config.seed} in epoch {len(run.epochs)}" for run in runs if run.diverged]
+    return f"{label} diverged ({', '.join(told)})" if told else ""
 
 
 def on_toys(walks: Sequence[Walk]) -> list[str]:
@@ -73,7 +213,7 @@ def on_toys(walks: Sequence[Walk]) -> list[str]:
     ]
     beaten = [name for name in functions if arrivals[name, "SGD, undamped"] < arrivals[name, "AdaBelief"]]
     finding = (
-        f"Toy functions: AdaBelief arrives at the optimum before SGD and Adam on {len(first)} of {len(functions)}"
+        f"AdaBelief arrives at the optimum before SGD and Adam on {len(first)} of {len(functions)}"
         f"{f' ({join(first)})' if first else ''}, SGD's momentum being dampened so that a step is as long as the "
         "learning rate says."
     )
@@ -85,12 +225,37 @@ def on_toys(walks: Sequence[Walk]) -> list[str]:
     return [finding]
 
 
+def number(value: float, *, beside: float | None = None) -> str:
+    """A metric's value, or a part of one: with as many decimals as the value that it stands beside."""
+    return f"{value:.{2 if abs(value if beside is None else beside) >= 1 else 4}f}"
+
+
+def signed(value: float, *, beside: float) -> str:
+    """A difference between two values of a metric, with its sign."""
+    return ("+" if value >= 0 else "−") + number(abs(value), beside=beside)
+
+
 def spread(values: Sequence[float]) -> str:
     """The mean and, of two values or more, the sample's standard deviation, as in `98.56 ± 0.51`."""
-    mean = f"{statistics.fmean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+    mean = statistics.fmean(values)
+    deviation = f" ± {number(statistics.stdev(values), beside=mean)}" if len(values) > 1 else ""
+    return number(mean) + deviation
 
 
 def join(names: Sequence[str]) -> str:
     """Names in a sentence: `a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _unit(metric: Metric) -> str:
+    return f" {metric.unit}" if metric.unit else ""
+
+
+def _seed_variance(values: Sequence[float]) -> float:
+    return statistics.variance(values) / len(values) if len(values) > 1 else 0.0
+
+
+def _size_variance(run: Run, mean: float) -> float:
+    if run.metric.unit != "%" or run.test_examples is None:
+        return 0.0
+    return proportion_variance(mean, run.test_examples)

@@ -17,21 +17,28 @@ STYLE = """
   :root { --ink: #e4e4e0; --paper: #191a1c; --line: #44464a; --quiet: #25272a; --link: #8ab8f0; }
 }
 body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 72rem; margin: 2rem auto 5rem; padding: 0 1.2rem; }
-p, ul { max-width: 46rem; }
+       max-width: 74rem; margin: 2rem auto 5rem; padding: 0 1.2rem; overflow-wrap: anywhere; }
+p, ul, ol { max-width: 50rem; }
 h1 { font-size: 1.9rem; line-height: 1.25; }
-h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
+h3 { margin-top: 2.2rem; }
+h2 { margin-top: 3.2rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
 a { color: var(--link); }
 code { font: .87em ui-monospace, monospace; background: var(--quiet); padding: .1em .3em; border-radius: 3px; }
 img { max-width: 100%; height: auto; background: white; border: 1px solid var(--line); border-radius: 6px;
-      padding: .5rem; box-sizing: border-box; }
-p:has(> img) { max-width: none; }
+      padding: .5rem; box-sizing: border-box; vertical-align: top; }
+img:not([src^="data:image/gif"]) { width: 58rem; }
+p:has(> img) { max-width: none; margin-bottom: 0; }
+p:has(> img) + p { margin-top: .5rem; font-size: .85rem; opacity: .85; }
 .scroll { overflow-x: auto; margin: 1.2rem 0; }
-table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { vertical-align: bottom; background: var(--quiet); line-height: 1.3; }
+table { border-collapse: collapse; font-size: .78rem; line-height: 1.4; font-variant-numeric: tabular-nums;
+        border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); overflow-wrap: normal; }
+th, td { padding: .32rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { vertical-align: bottom; border-bottom: 1px solid var(--ink); font-weight: 600; line-height: 1.25; }
 td { white-space: nowrap; }
-td:last-child { white-space: normal; min-width: 14rem; }
+td:last-child { white-space: normal; min-width: 15rem; }
+td:last-child:has(> code) { min-width: 18rem; overflow-wrap: anywhere; }
+th code, td code { background: none; padding: 0; font-size: .95em; }
+tbody tr:hover { background: var(--quiet); }
 """
 
 

@@ -55,6 +55,53 @@ def _add_decay(weight_decay: float, optimizer: Optimizer, args: Any, kwargs: Any
                 p.grad.add_(p, alpha=weight_decay)
 
 
+class EAdam(Optimizer):
+    """Adam that keeps eps inside v, as AdaBelief keeps it inside s (Yuan and Gao, arXiv:2011.02150).
+
+        m ← beta1 · m + (1 − beta1) · g
+        v ← beta2 · v + (1 − beta2) · g² + eps
+        p ← p − lr/(1 − beta1^t) · m / (√(v/(1 − beta2^t)) + eps)
+
+    It differs from AdaBelief in g² for (g − m)² alone, and from Adam in where eps is alone: what it gains on Adam is
+    due to that. Weight decay is added to the gradient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Steps every parameter that has a gradient; takes no closure."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p].update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                self.state[p]["step"] += 1
+            grads: Any = [p.grad for p in params]
+            m, v = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq"))
+            (beta1, beta2), eps, t = group["betas"], group["eps"], self.state[params[0]]["step"]
+            if group["weight_decay"]:
+                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            torch._foreach_lerp_(m, grads, 1 - beta1)
+            torch._foreach_mul_(v, beta2)
+            torch._foreach_addcmul_(v, grads, grads, value=1 - beta2)
+            torch._foreach_add_(v, eps)
+            denominators = torch._foreach_div(v, 1 - beta2**t)
+            torch._foreach_sqrt_(denominators)
+            torch._foreach_add_(denominators, eps)
+            torch._foreach_addcdiv_(params, m, denominators, value=-group["lr"] / (1 - beta1**t))
+
+
 METHODS: Mapping[str, Method] = {
     "AdaBelief": Method(AdaBelief, "adabelief"),
     "SGD": Method(torch.optim.SGD, "torch.optim"),
@@ -91,6 +138,19 @@ METHODS: Mapping[str, Method] = {
         "pytorch_optimizer",
         note="Without momentum and decay, as in the authors' code.",
     ),
+    "RMSprop": Method(torch.optim.RMSprop, "torch.optim"),
+    "EAdam": Method(
+        EAdam,
+        "adabelief.lab",
+        note="Adam with eps placed as in AdaBelief. The paper does not have it; others found that it explains much of "
+        "the published gain.",
+    ),
+    "AdamW-same-decay": Method(
+        torch.optim.AdamW,
+        "torch.optim",
+        note="AdamW with AdaBelief's weight decay instead of the one that it was published with; the paper does not "
+        "have it.",
+    ),
 }
 
 
@@ -106,14 +166,23 @@ def build(name: str, params: Iterable[Parameter], settings: Mapping[str, Any]) -
         ValueError: If there is no such optimizer, or it has no such argument (pytorch_optimizer itself would drop it
             in silence).
     """
+    check(name, settings)
+    method = METHODS[name]
+    return method.make(params, **method.arguments(settings))
+
+
+def check(name: str, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError if there is no such optimizer, or it has no such argument."""
     if name not in METHODS:
         raise ValueError(f"name: there is no optimizer {name!r}; there are {', '.join(METHODS)}")
     method = METHODS[name]
-    arguments = method.arguments(settings)
-    unknown = arguments.keys() - inspect.signature(method.make).parameters.keys()
+    names = list(inspect.signature(method.make).parameters)
+    unknown = method.arguments(settings).keys() - set(names)
     if unknown:
-        raise ValueError(f"settings: {name} of {method.library} has no argument {', '.join(sorted(unknown))}")
-    return method.make(params, **arguments)
+        raise ValueError(
+            f"settings: {name} of {method.library} has no argument {', '.join(sorted(unknown))}; "
+            f"it has {', '.join(n for n in names if n not in ('self', 'params', 'kwargs'))}"
+        )
 
 
 def describe(name: str, settings: Mapping[str, Any]) -> str:

@@ -1,98 +1,279 @@
-"""The demonstration: what is run, in which order, and what is on disk after each run."""
+"""A run: what it is of, and the folder that has all of it.
+
+config.json        what was asked for, resolved: nothing is left to a default
+environment.json   versions, processor, accelerator, commit: where its (latest) part was run
+metrics.jsonl      one line for every few steps and for every epoch; only ever appended to
+checkpoint.pt      all that the run needs to go on, replaced atomically; of a finished run, the modules
+result.json        what came of it, written last: a run that has it is finished
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import torch
+from filelock import FileLock, Timeout
 
-from adabelief.lab import files, report
-from adabelief.lab.optimizers import METHODS
-from adabelief.lab.results import Results
-from adabelief.lab.tasks import digits, toy
-from adabelief.lab.train import Epoch, one_thread, train
+from adabelief.lab import files, optimizers
+from adabelief.lab.tasks import Task
 
-# Of the progress bar; the unit is an epoch on the digits.
-WALK_UNITS = 8
-REPORT_UNITS = 60
+PACKAGES = ("adabelief", "torch", "pytorch_optimizer", "accelerate", "torchvision", "datasets", "numpy")
 
 
-def demo(
-    out: Path,
-    seeds: Sequence[int] = (0, 1, 2),
+class Busy(Exception):
+    """Another process is at work on the run."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides the numbers of a run, but for its data."""
+
+    task: str
+    model: str
+    scale: str
+    optimizer: str
+    settings: Mapping[str, Any]
+    seed: int
+    epochs: int
+    batch_size: int
+    precision: str
+    accumulate: int
+    options: Mapping[str, Any]
+    changes: Mapping[str, Any]
+    """What was asked for beside the published settings and the scale's own."""
+
+    @property
+    def experiment(self) -> str:
+        """What runs that can be compared have in common: task, model and scale."""
+        return "-".join(filter(None, (self.task, self.model, self.scale)))
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept, under the folder of all runs."""
+        changed = ",".join(f"{name}={_short(value)}" for name, value in sorted(self.changes.items()))
+        label = ",".join(filter(None, (self.optimizer, changed)))
+        if len(label) > 100:
+            label = f"{self.optimizer},{hashlib.sha256(label.encode()).hexdigest()[:12]}"
+        return Path(self.experiment, label, f"seed{self.seed}")
+
+    def as_json(self) -> str:
+        """The file's content."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def plan(
+    task: Task,
     *,
+    model: str | None = None,
+    scale: str = "small",
+    names: Sequence[str] = ("AdaBelief",),
+    seeds: Sequence[int] = (0,),
+    changes: Mapping[str, Any] | None = None,
     epochs: int | None = None,
-    steps: int = toy.STEPS,
-    command: str = "adabelief demo",
-    console: Console | None = None,
-) -> Results:
-    """Trains on the digits and walks over the toy functions with every optimizer, and writes the report.
-
-    `results.csv` is rewritten after every run. Ctrl-C ends the runs; the report is then written from those that have
-    finished, and says so.
+    precision: str | None = None,
+    accumulate: int = 1,
+) -> list[Config]:
+    """The runs of a task, all optimizers of a seed before the next seed.
 
     Args:
-        out: A folder; it is made where there is none. Files of an earlier demonstration in it are replaced.
-        seeds: One training run of each optimizer for each.
-        epochs: Of each training run, instead of the task's own number.
-        steps: Of each walk, at most.
-        command: What the report says it was made with.
-        console: Where the progress bar goes; none where this is not a terminal.
+        task: What to run.
+        model: One of the task's models; None for its first.
+        scale: One of the task's scales.
+        names: Optimizers, or `all` of which the task has settings.
+        seeds: Of weights, order and augmentation.
+        changes: Values for `batch_size`, for options of the scale, or else for the optimizers' arguments.
+        epochs: Instead of the scale's.
+        precision: Instead of the scale's.
+        accumulate: Parts into which each process splits its share of a batch.
 
-    Returns:
-        All that has finished.
+    Raises:
+        ValueError: For a name that there is none of, or a value out of range.
     """
-    start = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
-    for name in report.FILES:
-        (out / name).unlink(missing_ok=True)
-    epochs = epochs or digits.EPOCHS
-    walks = [(function, optimizer) for function in toy.FUNCTIONS.values() for optimizer in function.settings()]
-    results = Results(planned_runs=len(seeds) * len(METHODS), planned_walks=len(walks), walk_limit=steps)
-    with one_thread(), _progress(console) as progress:
-        units = results.planned_runs * epochs + len(walks) * WALK_UNITS + REPORT_UNITS
-        bar = progress.add_task("loading the digits", total=units, note="")
+    model = _one_of("--model", model or (task.models or ("",))[0], task.models or ("",))
+    scales, settings = task.scales(model), task.settings(model)
+    chosen = scales[_one_of("--scale", scale, tuple(scales))]
+    usual = chosen.precision
+    if usual == "auto":
+        usual = "bf16" if not torch.cuda.is_available() and multiplies_bf16() else "no"
+    precision = _one_of("--precision", precision or usual, ("no", "bf16", "fp16"))
+    if accumulate < 1:
+        raise ValueError(f"--accumulate must be at least 1, got {accumulate}")
+    names = list(settings) if list(names) == ["all"] else names
+    changes = dict(changes or {})
+    own = {name: changes[name] for name in changes if name in chosen.options or name == "batch_size"}
+    arguments = {name: value for name, value in changes.items() if name not in own}
+    configs = []
+    for seed in seeds:
+        for name in names:
+            _one_of("--optimizer", name, tuple(settings))
+            optimizers.check(name, arguments)
+            config = Config(
+                task=task.name,
+                model=model,
+                scale=scale,
+                optimizer=name,
+                settings=optimizers.METHODS[name].arguments({**settings[name], **arguments}),
+                seed=seed,
+                epochs=epochs or chosen.epochs,
+                batch_size=own.get("batch_size", chosen.batch_size),
+                precision=precision,
+                accumulate=accumulate,
+                options={**chosen.options, **{key: own[key] for key in own if key != "batch_size"}},
+                changes={
+                    **changes,
+                    **({"epochs": epochs} if epochs and epochs != chosen.epochs else {}),
+                    **({"precision": precision} if precision != usual else {}),
+                    **({"accumulate": accumulate} if accumulate > 1 else {}),
+                },
+            )
+            if not isinstance(config.batch_size, int) or config.batch_size < 1:
+                raise ValueError(f"--set batch_size must be a whole number, at least 1, got {config.batch_size!r}")
+            configs.append(config)
+    return configs
 
-        def after_epoch(epoch: Epoch) -> None:
-            progress.update(bar, advance=1, note=f"validation {epoch.validation_accuracy:.1%}")
 
+class Folder:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.environment = path / "config.json", path / "environment.json"
+        self.metrics, self.checkpoint, self.result = (
+            *(path / "metrics.jsonl", path / "checkpoint.pt"),
+            path / "result.json",
+        )
+
+    @contextmanager
+    def mine(self) -> Iterator[None]:
+        """Keeps other processes out; raises Busy where one is in. A process that dies is out."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
         try:
-            task = digits.task()
-            for seed in seeds:
-                for name in METHODS:
-                    progress.update(bar, description=f"{task.name}: {name}, seed {seed}")
-                    results.runs.append(train(task, name, seed, epochs=epochs, after_epoch=after_epoch))
-                    files.write(out / "results.csv", results.csv())
-            for function, name in walks:
-                progress.update(bar, description=f"{function.name}: {name}", note="")
-                results.walks.append(toy.walk(function, name, steps=steps))
-                files.write(out / "results.csv", results.csv())
-                progress.advance(bar, WALK_UNITS)
-        except KeyboardInterrupt:
-            pass
-        progress.update(bar, description="figures and report", note="")
-        files.write(out / "results.csv", results.csv())
-        report.write(out, results, command=command, seconds=lambda: time.perf_counter() - start)
-        if results.complete:
-            progress.update(bar, completed=units, description="done")
-        else:
-            progress.update(bar, description="interrupted")
-    return results
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Busy(f"{self.path} is being run by another process") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def claim(self, config: Config) -> None:
+        """Writes the configuration, or compares it with the one that is there.
+
+        Raises:
+            ValueError: If the folder has a run of another configuration.
+        """
+        text = config.as_json()
+        if self.config.exists() and json.loads(self.config.read_text()) != json.loads(text):
+            then, now = json.loads(self.config.read_text()), json.loads(text)
+            differing = [name for name in now if then.get(name) != now[name]]
+            name = differing[0] if differing else "config.json"
+            raise ValueError(
+                f"{self.path} has a run with another {name} ({then.get(name)!r}, now {now.get(name)!r}); "
+                "name another folder with --out, or remove this one"
+            )
+        files.write(self.config, text)
+
+    def begin_metrics(self, size: int) -> None:
+        """Cuts off what was appended after the checkpoint that the run goes on from."""
+        with self.metrics.open("ab") as file:
+            file.truncate(size)
+
+    def append(self, lines: Sequence[Mapping[str, Any]]) -> int:
+        """Appends lines to the metrics, on the disk when it returns; returns the size of the file then."""
+        with self.metrics.open("ab") as file:
+            file.write("".join(json.dumps(_plain(line)) + "\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
 
 
-def _progress(console: Console | None) -> Progress:
-    console = console or Console()
-    return Progress(
-        TextColumn("{task.description:<26}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[note]:<17}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+def environment(accelerator: Any) -> dict[str, Any]:
+    """Where a run takes place."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = ""
+    device = accelerator.device
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "commit": _commit(),
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": accelerator.num_processes,
+        "command": sys.argv,
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for matrices in bfloat16: AMX or AVX512-BF16."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def _commit() -> str:
+    """The commit of the package's checkout, with a plus where it was changed; empty where there is none."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == tracked.returncode == 0 else ""
+
+
+def _one_of(option: str, name: str, names: Sequence[str]) -> str:
+    if name not in names:
+        raise ValueError(f"{option}: there is no {name!r} here; there are {', '.join(filter(None, names)) or 'none'}")
+    return name
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "").replace("/", "_")
+
+
+def _plain(line: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no nan and no infinity: they become strings, which `float` reads."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in line.items()
+    }

@@ -1,166 +1,359 @@
-"""One training run: epochs, validation after each, test accuracy at the epoch that validation picked."""
+"""The engine: one run from its first step, or from its last checkpoint, to its result.
+
+Whatever decides the numbers is a function of the configuration: a run that was killed at any moment and started again
+ends with the numbers of an undisturbed one, to the last bit on a CPU. The learning rate is a function of the moment,
+the batches are a function of seed and epoch, and the checkpoint has the rest. With several processes every one takes
+its share of each batch, weighted by its size, so that a step is that of one process with the same batch.
+"""
 
 from __future__ import annotations
 
-import copy
+import json
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from adabelief.lab import optimizers
-from adabelief.lab.tasks import Classification, Examples
+from adabelief.lab import files, optimizers
+from adabelief.lab.runs import Config, Folder, environment
+from adabelief.lab.tasks import Experiment, Moment, Request, Task
 
 WARM_UP = 3
-"""Steps at the start of a run whose times are not counted."""
+"""Steps at the start of every part of a run whose times are not counted."""
+
+LINES_PER_EPOCH = 50
+"""Steps of an epoch that have a line in the metrics, at most."""
 
 
-class Epoch(NamedTuple):
-    """What one epoch left: the mean training loss over its steps, and the validation set after it."""
+class Progress(NamedTuple):
+    """Where a run is, for whoever watches."""
 
-    train_loss: float
-    validation_loss: float
-    validation_accuracy: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run. Accuracies are fractions; `best_epoch` counts from 1; seconds are medians over the steps.
-
-    The best epoch has the highest validation accuracy; among equals, the lowest validation loss.
-    """
-
-    task: str
-    optimizer: str
-    seed: int
-    settings: Mapping[str, Any]
-    epochs: tuple[Epoch, ...]
-    best_epoch: int
-    test_accuracy: float
-    last_test_accuracy: float
-    optimizer_seconds: float
+    epoch: int
+    step: int
+    steps: int
+    loss: float
     step_seconds: float
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch that validation picked."""
-        return self.epochs[self.best_epoch - 1]
+    latest: Mapping[str, Any]
+    """The metrics of the last epoch that is finished."""
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs torch on one thread: for layers this small a second one costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+class Trainer:
+    """What an experiment's steps and evaluations work with: its optimizers, on the devices and processes at hand."""
+
+    def __init__(self, experiment: Experiment, config: Config, accelerator: Accelerator) -> None:
+        self.accelerator, self.accumulate = accelerator, config.accumulate
+        self.optimizers: dict[str, Any] = {}
+        self.optimizer_seconds: list[float] = []
+        self.moment = Moment(0, config.epochs, 0)
+        for name, module in experiment.modules.items():
+            optimizer = optimizers.build(config.optimizer, module.parameters(), config.settings)
+            experiment.modules[name], self.optimizers[name] = accelerator.prepare(module, optimizer)
+        self.modules = experiment.modules
+        self._base = {
+            name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
+        }
+
+    def set_lr(self, factor: float) -> None:
+        """Sets every learning rate to a multiple of the configured one."""
+        for name, optimizer in self.optimizers.items():
+            for group, lr in zip(optimizer.param_groups, self._base[name], strict=True):
+                group["lr"] = factor * lr
+
+    def descend(self, name: str, batch: Any, loss: Callable[[Any], Tensor], *, max_norm: float | None = None) -> Tensor:
+        """One step of a module's optimizer.
+
+        Args:
+            name: Of the module.
+            batch: A tuple of tensors, the examples along the first dimension.
+            loss: The mean loss over a part of a batch.
+            max_norm: Clip the gradient's norm to this first.
+
+        Returns:
+            The mean loss over the whole batch.
+        """
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        size, module = len(batch[0]), self.modules[name]
+        parts = list(_split(batch, processes * self.accumulate))[rank::processes]
+        total = torch.zeros((), device=self.accelerator.device)
+        for i, part in enumerate(parts):
+            weight = len(part[0]) / size
+            part = part if weight else _split_first(batch)  # every process has to take part in the exchange
+            with self.accelerator.no_sync(module) if i + 1 < len(parts) else nullcontext():
+                with self.accelerator.autocast():
+                    value = loss(self.to_device(part))
+                self.accelerator.backward(value * (weight * processes))
+            total += value.detach().float() * weight
+        optimizer = self.optimizers[name]
+        if max_norm is not None:
+            self.accelerator.clip_grad_norm_(module.parameters(), max_norm)
+        start = time.perf_counter()
+        optimizer.step()
+        self.optimizer_seconds.append(time.perf_counter() - start)
+        optimizer.zero_grad()
+        return self.sum(total)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the processes."""
+        device = self.accelerator.device
+        dtype = torch.float32 if device.type == "mps" else value.dtype
+        summed: Tensor = self.accelerator.reduce(value.to(device, dtype), "sum")
+        return summed
+
+    def to_device(self, batch: Any) -> Any:
+        """A batch on the device of the modules."""
+        return type(batch)(*(x.to(self.accelerator.device, non_blocking=True) for x in batch))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The modules in evaluation mode, without gradients, in the precision of the run."""
+        for module in self.modules.values():
+            module.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            yield
+        for module in self.modules.values():
+            module.train()
 
 
-def initial_model(task: Classification, seed: int) -> nn.Module:
-    """The model at its initial weights: the same for every optimizer that runs with this seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return task.model()
+def _split(batch: Any, parts: int) -> Iterator[Any]:
+    if parts == 1:
+        yield batch
+        return
+    yield from (type(batch)(*part) for part in zip(*(x.tensor_split(parts) for x in batch), strict=True))
 
 
-def batches(examples: Examples, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
-    """The examples in an order drawn from the generator, a batch at a time; the last one may be smaller."""
-    order = torch.randperm(len(examples.labels), generator=generator)
-    for indices in torch.split(order, batch_size):
-        yield Examples(examples.inputs[indices], examples.labels[indices])
+def _split_first(batch: Any) -> Any:
+    return type(batch)(*(x[:1] for x in batch))
 
 
 def train(
-    task: Classification,
-    optimizer: str,
-    seed: int,
+    task: Task,
+    config: Config,
+    folder: Folder,
+    accelerator: Accelerator,
     *,
-    epochs: int | None = None,
-    after_epoch: Callable[[Epoch], None] = lambda epoch: None,
-) -> Run:
-    """Trains one model with one optimizer.
-
-    Initial weights and the order of the examples depend on the seed alone, so runs that differ in the optimizer only
-    start from the same point and see the same batches.
+    data: Path | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    checkpoint_seconds: float = 60.0,
+    board: Any = None,
+) -> dict[str, Any]:
+    """Runs what is left of a run and returns its result; of a finished run, that which it has.
 
     Args:
-        task: What to train on.
-        optimizer: A name in `optimizers.METHODS` for which the task has settings.
-        seed: Of the initial weights and of the order of the examples.
-        epochs: How many, instead of the task's own number.
-        after_epoch: Called after every epoch.
+        task: The task that the configuration names.
+        config: What to run.
+        folder: Where; the caller keeps other processes out of it.
+        accelerator: The devices and processes.
+        data: Where the task's data is, if it needs any.
+        watch: Called after every step of the main process.
+        checkpoint_seconds: At least this long between two checkpoints within an epoch; there is one after each epoch.
+        board: A TensorBoard writer, or None.
+
+    Raises:
+        ValueError: If the folder has a run of another configuration, or the task refuses its options or its data.
+        OSError: If the data cannot be read or a file cannot be written.
     """
-    epochs = epochs or task.epochs
-    settings = task.settings[optimizer]
-    model = initial_model(task, seed)
-    stepper = optimizers.build(optimizer, model.parameters(), settings)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(stepper, [decay_epoch(task, epochs)], gamma=0.1)
-    order = torch.Generator().manual_seed(seed)
-    history: list[Epoch] = []
-    timings: list[tuple[float, float]] = []
-    best_epoch, best_rank, best_weights = 0, (-1.0, -math.inf), {}
-    for number in range(1, epochs + 1):
-        model.train()
-        losses = []
-        for batch in batches(task.train, task.batch_size, order):
-            loss, timing = step(model, stepper, batch)
-            losses.append(loss)
-            timings.append(timing)
-        schedule.step()
-        validation_loss, validation_accuracy = evaluate(model, task.validation)
-        history.append(Epoch(statistics.fmean(losses), validation_loss, validation_accuracy))
-        rank = (validation_accuracy, -validation_loss if math.isfinite(validation_loss) else -math.inf)
-        if number == 1 or rank > best_rank:
-            best_epoch, best_rank, best_weights = number, rank, copy.deepcopy(model.state_dict())
-        after_epoch(history[-1])
-    _, last_test_accuracy = evaluate(model, task.test)
-    model.load_state_dict(best_weights)
-    _, test_accuracy = evaluate(model, task.test)
-    optimizer_seconds, step_seconds = map(statistics.median, zip(*timings[WARM_UP:], strict=True))
-    return Run(
-        task=task.name,
-        optimizer=optimizer,
-        seed=seed,
-        settings=optimizers.METHODS[optimizer].arguments(settings),
-        epochs=tuple(history),
-        best_epoch=best_epoch,
-        test_accuracy=test_accuracy,
-        last_test_accuracy=last_test_accuracy,
-        optimizer_seconds=optimizer_seconds,
-        step_seconds=step_seconds,
-    )
+    finished, threads = folder.result.exists(), torch.get_num_threads()
+    (finished,) = broadcast_object_list([finished])
+    if accelerator.is_main_process:
+        folder.claim(config)
+    if finished:
+        result: dict[str, Any] = json.loads(folder.result.read_text())
+        return result
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        if task.threads and accelerator.device.type == "cpu":
+            stack.callback(torch.set_num_threads, threads)
+            torch.set_num_threads(task.threads)
+        set_seed(config.seed)
+        request = Request(config.model, config.seed, config.batch_size, config.options, data)
+        experiment = task.make(request)
+        run = _Run(task, config, folder, accelerator, experiment, watch, checkpoint_seconds, board)
+        return run.finish()
 
 
-def decay_epoch(task: Classification, epochs: int) -> int:
-    """The epoch after which the learning rate is divided by 10."""
-    return round(task.decay_at * epochs)
+class _Run:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        folder: Folder,
+        accelerator: Accelerator,
+        experiment: Experiment,
+        watch: Callable[[Progress], None],
+        checkpoint_seconds: float,
+        board: Any,
+    ) -> None:
+        self.task, self.config, self.folder, self.accelerator = task, config, folder, accelerator
+        self.experiment, self.watch, self.checkpoint_seconds, self.board = experiment, watch, checkpoint_seconds, board
+        self.parameters = sum(p.numel() for module in experiment.modules.values() for p in module.parameters())
+        self.trainer = Trainer(experiment, config, accelerator)
+        self.epoch = self.step = self.done = self.size = 0
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.lines: list[dict[str, Any]] = []
+        self.saved = time.perf_counter()
+        self._resume()
+
+    def finish(self) -> dict[str, Any]:
+        """Runs the epochs that are left, and writes the result."""
+        while self.epoch < self.config.epochs and not self._diverged():
+            self._epoch()
+        result = self._result()
+        if self.accelerator.is_main_process:
+            weights = {name: self._bare(module).state_dict() for name, module in self.trainer.modules.items()}
+            _save(self.folder.checkpoint, {"modules": weights})
+            files.write(self.folder.result, json.dumps(result, indent=2) + "\n")
+        self.accelerator.wait_for_everyone()
+        return result
+
+    def _epoch(self) -> None:
+        experiment, trainer = self.experiment, self.trainer
+        steps = experiment.steps_per_epoch
+        every = max(1, steps // LINES_PER_EPOCH)
+        start, whole, before = time.perf_counter(), [], len(trainer.optimizer_seconds)
+        for batch in islice(experiment.batches(self.epoch), self.done, None):
+            moment = Moment(self.epoch, self.config.epochs, self.step)
+            factor, trainer.moment = self.task.schedule(moment), moment
+            trainer.set_lr(factor)
+            step_start = time.perf_counter()
+            loss = float(experiment.step(batch, trainer))
+            whole.append(time.perf_counter() - step_start)
+            self.losses.append(loss)
+            self.step, self.done = self.step + 1, self.done + 1
+            if self.done % every == 0:
+                self.lines.append({"step": self.step, "epoch": self.epoch + 1, "loss": loss, "lr_factor": factor})
+            latest = self.history[-1] if self.history else {}
+            self.watch(Progress(self.epoch + 1, self.done, steps, loss, whole[-1], latest))
+            if not math.isfinite(loss):
+                break
+            if self._checkpoint_is_due(every) and self.done < steps:
+                self._checkpoint(time.perf_counter() - start)
+                start = time.perf_counter()
+        measured = experiment.evaluate(trainer)
+        counted = slice(WARM_UP if len(whole) > WARM_UP else 0, None)
+        line = {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "train_loss": statistics.fmean(self.losses) if self.losses else math.nan,
+            **measured,
+            "optimizer_seconds": statistics.median(trainer.optimizer_seconds[before:][counted] or [math.nan]),
+            "step_seconds": statistics.median(whole[counted] or [math.nan]),
+            "epoch_seconds": self.seconds + time.perf_counter() - start,
+        }
+        self.history.append(line)
+        self.lines.append(line)
+        self.epoch, self.done, self.losses, self.seconds = self.epoch + 1, 0, [], 0.0
+        if self.board:
+            for name, value in line.items():
+                self.board.add_scalar(name, value, self.epoch)
+        self._checkpoint(0.0)
+
+    def _checkpoint_is_due(self, every: int) -> bool:
+        due = time.perf_counter() - self.saved > self.checkpoint_seconds
+        if self.accelerator.num_processes > 1:  # the main process decides for all, now and then
+            (due,) = broadcast_object_list([due]) if self.done % every == 0 else (False,)
+        return due
+
+    def _diverged(self) -> bool:
+        return bool(self.history) and not math.isfinite(self.history[-1]["train_loss"])
+
+    def _result(self) -> dict[str, Any]:
+        metric, history = self.task.metric, self.history
+        sign = 1.0 if metric.higher_is_better else -1.0
+
+        def rank(line: Mapping[str, Any]) -> tuple[float, float]:
+            value, loss = sign * line[f"validation_{metric.name}"], -line.get("validation_loss", 0.0)
+            return (value if math.isfinite(value) else -math.inf, loss if math.isfinite(loss) else -math.inf)
+
+        best = max(history, key=rank)
+        return {
+            "epochs": len(history),
+            "diverged": self._diverged(),
+            "parameters": self.parameters,
+            "best_epoch": best["epoch"],
+            "validation": best[f"validation_{metric.name}"],
+            "test": best[f"test_{metric.name}"],
+            "last_test": history[-1][f"test_{metric.name}"],
+            "optimizer_seconds": statistics.median(line["optimizer_seconds"] for line in history),
+            "step_seconds": statistics.median(line["step_seconds"] for line in history),
+            "run_seconds": sum(line["epoch_seconds"] for line in history),
+        }
+
+    def _checkpoint(self, seconds: float) -> None:
+        """Everything that the rest of the run depends on; `seconds` of the epoch have passed since the last one."""
+        self.seconds += seconds
+        random_states = gather_object([_random_state()])
+        if self.accelerator.is_main_process:
+            self.size, self.lines = self.folder.append(self.lines), []
+            state = {
+                **{name: getattr(self, name) for name in ("epoch", "step", "done", "size", "losses", "seconds")},
+                "history": self.history,
+                "modules": {name: self._bare(module).state_dict() for name, module in self.trainer.modules.items()},
+                "optimizers": {name: x.state_dict() for name, x in self.trainer.optimizers.items()},
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                "experiment": self.experiment.state_dict(),
+                "random": random_states,
+            }
+            _save(self.folder.checkpoint, state)
+        self.saved = time.perf_counter()
+
+    def _resume(self) -> None:
+        path = self.folder.checkpoint
+        if path.exists():
+            state = torch.load(path, map_location="cpu", weights_only=False)
+            for name in ("epoch", "step", "done", "size", "losses", "seconds", "history"):
+                setattr(self, name, state[name])
+            for name, module in self.trainer.modules.items():
+                self._bare(module).load_state_dict(state["modules"][name])
+                self.trainer.optimizers[name].load_state_dict(state["optimizers"][name])
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.experiment.load_state_dict(state["experiment"])
+            states = state["random"]
+            _set_random_state(states[self.accelerator.process_index % len(states)])
+        elif self.accelerator.num_processes > 1:
+            set_seed(self.config.seed * 1_000_003 + self.accelerator.process_index)
+        self.accelerator.wait_for_everyone()  # all have read what is there before one writes
+        if self.accelerator.is_main_process:
+            files.write(self.folder.environment, json.dumps(environment(self.accelerator), indent=2) + "\n")
+            self.folder.begin_metrics(self.size)
+
+    def _bare(self, module: nn.Module) -> nn.Module:
+        bare: nn.Module = self.accelerator.unwrap_model(module)
+        return bare
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Examples) -> tuple[float, tuple[float, float]]:
-    """One training step: its loss, and the seconds of `optimizer.step()` and of the whole."""
-    start = time.perf_counter()
-    optimizer.zero_grad()
-    loss = cross_entropy(model(batch.inputs), batch.labels)
-    torch.autograd.backward(loss)
-    before = time.perf_counter()
-    optimizer.step()
-    end = time.perf_counter()
-    return loss.item(), (end - before, end - start)
+def _random_state() -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002 - libraries may draw from it
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, examples: Examples) -> tuple[float, float]:
-    """The model's mean loss and its accuracy, a fraction, on the examples."""
-    model.eval()
-    outputs: Tensor = model(examples.inputs)
-    correct = outputs.argmax(1) == examples.labels
-    return cross_entropy(outputs, examples.labels).item(), correct.double().mean().item()
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _save(path: Path, state: Mapping[str, Any]) -> None:
+    with files.replacing(path) as unfinished:
+        torch.save(state, unfinished)

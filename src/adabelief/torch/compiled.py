@@ -30,7 +30,8 @@ def update(tensors: Tensors, coefficients: Callable[..., Coefficients], options:
     "adabelief::update",
     mutates_args=("params", "exp_avgs", "exp_avg_vars", "max_exp_avg_vars", "slow_buffers"),
     schema="(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_vars, "
-    "Tensor(d!)[] max_exp_avg_vars, Tensor(e!)[] slow_buffers, Tensor scalars, int gc_min_dim, bool gc_loc, int k) -> ()",
+    "Tensor(d!)[] max_exp_avg_vars, Tensor(e!)[] slow_buffers, Tensor scalars, int gc_min_dim, bool gc_loc, int k) "
+    "-> ()",
 )
 def _update(
     params: list[Tensor],

@@ -1,12 +1,157 @@
-"""Tasks, one file a family: the data, the model, and the settings of every optimizer."""
+"""What a task says: its model, data and objective, and the published settings of every optimizer on it.
+
+A task is one file of this folder. It describes itself in a `Task`, whose `make` builds an `Experiment`: a run's modules
+and batches. What all tasks have in common (seeds, learning rates over time, accumulation, several processes, evaluation
+after every epoch, checkpoints) is the engine's, `adabelief.lab.train`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from adabelief.lab.train import Trainer
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""The arguments of each optimizer, by its name in `optimizers.METHODS`."""
+
+FILES = {
+    "digits": "digits",
+    "cifar10": "images",
+    "cifar100": "images",
+    "imagenet": "images",
+}
+"""Which file of this folder has a task."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task is judged by: evaluations have it as `validation_<name>` and `test_<name>`."""
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of a task is run.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Examples of a step, over all processes and accumulated parts.
+        options: What else the task can be told: whatever its `make` reads.
+        precision: "no", "bf16" or "fp16" for autocast; "auto" is bf16 on a CPU that multiplies it natively, else no.
+        note: What differs from the published experiment, for the report; empty where nothing does.
+    """
+
+    epochs: int
+    batch_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "no"
+    note: str = ""
+
+
+class Moment(NamedTuple):
+    """A point in a run: `epoch` finished ones of `epochs`, `step` finished ones of all."""
+
+    epoch: int
+    epochs: int
+    step: int
+
+
+def divide_at(*fractions: float) -> Callable[[Moment], float]:
+    """The schedule that divides the learning rate by 10 after each of these fractions of the epochs."""
+
+    def schedule(moment: Moment) -> float:
+        return float(0.1 ** sum(moment.epoch >= round(fraction * moment.epochs) for fraction in fractions))
+
+    return schedule
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs from task to task.
+
+    Attributes:
+        name: As in `adabelief train NAME`.
+        summary: A line for `adabelief tasks`.
+        metric: What it is judged by.
+        scales: "smoke", "small" and "paper" for a model, as far as they make sense.
+        settings: The settings of the optimizers for a model.
+        make: Builds a run's experiment. Random numbers are seeded before, alike for all optimizers.
+        schedule: The factor of the learning rate at a moment.
+        models: What `--model` can be, the default first; empty where there is no choice.
+        threads: Torch's threads in a run on a CPU; None leaves them as they are.
+        data: What `--data` has to name; empty where the data is embedded.
+    """
+
+    name: str
+    summary: str
+    metric: Metric
+    scales: Callable[[str], Mapping[str, Scale]]
+    settings: Callable[[str], Settings]
+    make: Callable[[Request], Experiment]
+    schedule: Callable[[Moment], float]
+    models: tuple[str, ...] = ()
+    threads: int | None = None
+    data: str = ""
+
+
+class Request(NamedTuple):
+    """What an experiment is built from."""
+
+    model: str
+    seed: int
+    batch_size: int
+    options: Mapping[str, Any]
+    data: Path | None
+
+
+class Experiment:
+    """The modules, the batches and the objective of one run. Everything but `modules` and `loss` has a default.
+
+    Attributes:
+        modules: What is trained, by name, each by an optimizer of its own. The engine replaces them by what it made of
+            them for the device and the processes at hand.
+        steps_per_epoch: How many batches an epoch has.
+    """
+
+    modules: dict[str, nn.Module]
+    steps_per_epoch: int
+
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """The batches of an epoch, counted from 0: the same ones whenever it is asked, on the CPU.
+
+        A batch is a tuple of tensors with the examples along the first dimension, or whatever `step` takes.
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Tensor:
+        """The mean loss over a batch or a part of one."""
+        raise NotImplementedError
+
+    def step(self, batch: Any, trainer: Trainer) -> Tensor:
+        """One training step; returns the loss. By default, a step of the only module's optimizer on `loss`."""
+        (name,) = self.modules
+        return trainer.descend(name, batch, self.loss)
+
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """What is measured after every epoch: `validation_loss`, the metric on both sets, and whatever else."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to hold beside modules and optimizers: a hidden state, averaged weights, ..."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
 
 
 class Examples(NamedTuple):
@@ -16,28 +161,21 @@ class Examples(NamedTuple):
     labels: Tensor
 
 
-@dataclass(frozen=True)
-class Classification:
-    """A classification task, the same for every optimizer but for `settings`.
+class Split(NamedTuple):
+    """The three parts of an image set in memory: images (n, channels, height, width)."""
 
-    Attributes:
-        name: What `results.csv` calls it.
-        train: What the model learns from.
-        validation: What picks the epoch.
-        test: What is reported.
-        model: Builds the model; its initial weights come from torch's global random state.
-        settings: The arguments of each optimizer, by the optimizer's name.
-        batch_size: Examples a step.
-        epochs: Passes over `train`.
-        decay_at: The fraction of the epochs after which the learning rate is divided by 10.
-    """
-
-    name: str
     train: Examples
     validation: Examples
     test: Examples
-    model: Callable[[], nn.Module]
-    settings: Mapping[str, Mapping[str, Any]]
-    batch_size: int
-    epochs: int
-    decay_at: float
+
+
+def task(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in FILES:
+        raise ValueError(f"TASK: there is no {name!r}; there are {', '.join(FILES)}")
+    tasks: Mapping[str, Task] = importlib.import_module(f"{__name__}.{FILES[name]}").TASKS
+    return tasks[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,30 +9,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from adabelief.lab.tasks import Classification, Examples
-from adabelief.settings import recommended
+from adabelief.lab.tasks import Examples, Metric, Request, Scale, Split, Task, divide_at
+from adabelief.lab.tasks.images import Classification, cifar_settings
 
 VALIDATION = TEST = 300
-EPOCHS = 20
-
-# What the authors ran on CIFAR-10, optimizer by optimizer: from their code and the names of their logs.
-SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "AdaBelief": recommended("cifar"),
-    "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
-    "Adam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 5e-4},
-    "AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
-    "RAdam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 5e-4},
-    "AdaBound": {
-        **{"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 5e-4},
-        **{"final_lr": 0.1, "gamma": 1e-3},
-    },
-    "Yogi": {
-        **{"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-3, "weight_decay": 5e-4},
-        **{"initial_accumulator": 1e-6},
-    },
-    "MSVAG": {"lr": 0.1, "beta": 0.9, "weight_decay": 5e-4},
-    "Fromage": {"lr": 0.01},
-}
 
 
 def model() -> nn.Module:
@@ -51,8 +30,8 @@ def model() -> nn.Module:
     )
 
 
-def task() -> Classification:
-    """The task, with its stratified split of 1,197 / 300 / 300 images: always the same one, whatever the seed of a run.
+def images() -> Split:
+    """The stratified parts of 1,197 / 300 / 300 images: always the same ones, whatever the seed of a run.
 
     Pixels are standardized by the mean and the standard deviation of the training images.
     """
@@ -69,14 +48,26 @@ def task() -> Classification:
         images = torch.tensor((pixels - mean) / std, dtype=torch.float32)
         return Examples(images.view(-1, 1, 8, 8), torch.tensor(labels, dtype=torch.int64))
 
-    return Classification(
+    return Split(examples(train, train_labels), examples(validation, validation_labels), examples(test, test_labels))
+
+
+def _make(request: Request) -> Classification:
+    return Classification(request, images(), model())
+
+
+TASKS = {
+    "digits": Task(
         name="digits",
-        train=examples(train, train_labels),
-        validation=examples(validation, validation_labels),
-        test=examples(test, test_labels),
-        model=model,
-        settings=SETTINGS,
-        batch_size=64,
-        epochs=EPOCHS,
-        decay_at=0.75,
+        summary="scikit-learn's 1,797 handwritten digits, a small convolutional network; embedded",
+        metric=Metric("accuracy", "%"),
+        scales=lambda model: {
+            "smoke": Scale(epochs=2, batch_size=64, note="2 epochs"),
+            "small": Scale(epochs=20, batch_size=64),
+            "paper": Scale(epochs=20, batch_size=64),
+        },
+        settings=lambda model: cifar_settings(),
+        make=_make,
+        schedule=divide_at(0.75),
+        threads=1,  # for layers this small a second one costs more than it brings
     )
+}

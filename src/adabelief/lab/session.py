@@ -1,0 +1,156 @@
+"""One command's runs, one after the other, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from adabelief.lab import train as engine
+from adabelief.lab.runs import Busy, Config, Folder
+from adabelief.lab.tasks import Task
+
+UNITS = 1000
+"""Of the progress bar, for each run."""
+
+
+def run(
+    task: Task,
+    configs: Sequence[Config],
+    out: Path,
+    *,
+    data: Path | None = None,
+    cpu: bool = False,
+    tensorboard: bool = False,
+    checkpoint_seconds: float = 60.0,
+    console: Console | None = None,
+) -> list[tuple[Config, dict[str, Any]]]:
+    """Runs what is not finished yet.
+
+    Args:
+        task: What to run.
+        configs: The runs of it, of one precision, from `runs.plan`.
+        out: Folder of the runs.
+        data: Where the task's data is.
+        cpu: Do not use an accelerator.
+        tensorboard: Write logs for TensorBoard beside the metrics.
+        checkpoint_seconds: At least this long between two checkpoints within an epoch.
+        console: Where progress and messages go.
+
+    Returns:
+        The results of the runs that are finished now; none but in the main process.
+
+    Raises:
+        ValueError: If a run's folder has another run, or data or options are refused.
+        OSError: If data or a folder cannot be read or written.
+    """
+    console = console or Console()
+    AcceleratorState._reset_state()  # it keeps the precision of a process's first command
+    accelerator = Accelerator(cpu=cpu, mixed_precision=configs[0].precision)
+    results = []
+    with progress(console, accelerator.is_main_process) as bar:
+        row = bar.add_task(task.name, total=UNITS * len(configs), note="")
+        for i, config in enumerate(configs):
+            accelerator = Accelerator(
+                cpu=cpu, mixed_precision=config.precision
+            )  # a new one holds nothing of the last run
+            folder = Folder(out / config.folder)
+            label = f"{config.folder.parts[-2]}, seed {config.seed}"
+            bar.update(row, description=label, completed=UNITS * i, note="")
+
+            def watch(now: engine.Progress, i: int = i, config: Config = config) -> None:
+                share = (now.epoch - 1 + now.step / now.steps) / config.epochs
+                bar.update(row, completed=UNITS * (i + share), note=_note(task, now, config))
+
+            with _mine(folder, accelerator) as busy:
+                if busy:
+                    console.print(f"{busy}: left to it.", soft_wrap=True, highlight=False)
+                    continue
+                board = _board(folder) if tensorboard and accelerator.is_main_process else None
+                result = engine.train(
+                    *(task, config, folder, accelerator),
+                    data=data,
+                    watch=watch,
+                    checkpoint_seconds=checkpoint_seconds,
+                    board=board,
+                )
+                if board:
+                    board.close()
+            if result["diverged"]:
+                console.print(f"{label}: diverged in epoch {result['epochs']}.", soft_wrap=True, highlight=False)
+            results.append((config, result))
+        bar.update(row, completed=UNITS * len(configs), description="done")
+    return results if accelerator.is_main_process else []
+
+
+def summary(task: Task, results: list[tuple[Config, dict[str, Any]]]) -> Table:
+    """A row for each run."""
+    metric = task.metric
+    unit = f", {metric.unit}" if metric.unit else ""
+    table = Table(box=None, header_style="bold")
+    for i, name in enumerate(
+        ("optimizer", "seed", f"test {metric.name}{unit}", "best epoch", f"last test{unit}", "step(), ms", "step, ms")
+    ):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for config, result in results:
+        table.add_row(
+            *(config.folder.parts[-2], str(config.seed), f"{result['test']:.2f}", str(result["best_epoch"])),
+            *(f"{result['last_test']:.2f}", f"{1e3 * result['optimizer_seconds']:.2f}"),
+            f"{1e3 * result['step_seconds']:.1f}",
+        )
+    return table
+
+
+def progress(console: Console, shown: bool = True) -> Progress:
+    """The bar of long work: nothing where the console is no terminal."""
+    return Progress(
+        TextColumn("{task.description:<26}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (shown and console.is_terminal),
+    )
+
+
+def _note(task: Task, now: engine.Progress, config: Config) -> str:
+    latest = now.latest.get(f"validation_{task.metric.name}")
+    measured = "" if latest is None else f", validation {latest:.4g}{task.metric.unit}"
+    return f"epoch {now.epoch}/{config.epochs}, loss {now.loss:.3g}, {1e3 * now.step_seconds:.0f} ms{measured}"
+
+
+@contextmanager
+def _mine(folder: Folder, accelerator: Accelerator) -> Iterator[str]:
+    """Keeps other commands out of a run; gives the message where one is in, to every process of this one."""
+    lock = folder.mine() if accelerator.is_main_process else None
+    message = ""
+    if lock:
+        try:
+            lock.__enter__()
+        except Busy as error:
+            message, lock = str(error), None
+    try:
+        (message,) = broadcast_object_list([message])
+        yield message
+    finally:
+        if lock:
+            lock.__exit__(None, None, None)
+
+
+def _board(folder: Folder) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter(folder.path / "tensorboard")

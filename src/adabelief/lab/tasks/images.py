@@ -1,0 +1,288 @@
+"""Image classification as in the paper: CIFAR-10 and CIFAR-100 with three networks, ImageNet with ResNet18."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+
+from adabelief.lab.models import MODELS
+from adabelief.lab.tasks import Examples, Experiment, Metric, Request, Scale, Settings, Split, Task, divide_at
+from adabelief.settings import recommended
+
+if TYPE_CHECKING:
+    from adabelief.lab.train import Trainer
+
+EVALUATION_BATCH = 500
+
+IMAGENET_MODELS = (
+    *(
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnext50_32x4d",
+        "wide_resnet50_2",
+        "densenet121",
+        "vgg11_bn",
+    ),
+    *("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1", "mnasnet1_0"),
+    *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t"),
+)
+"""Of torchvision's, beside the paper's."""
+
+
+def cifar_settings() -> Settings:
+    """What the authors ran on CIFAR-10, from their code and the names of their logs; the last two are ours."""
+    adam = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
+    belief = recommended("cifar")
+    return {
+        "AdaBelief": belief,
+        "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+        "Adam": {**adam, "weight_decay": 5e-4},
+        "AdamW": {**adam, "weight_decay": 1e-2},
+        "RAdam": {**adam, "weight_decay": 5e-4},
+        "AdaBound": {**adam, "weight_decay": 5e-4, "final_lr": 0.1, "gamma": 1e-3},
+        "Yogi": {**adam, "eps": 1e-3, "weight_decay": 5e-4, "initial_accumulator": 1e-6},
+        "MSVAG": {"lr": 0.1, "beta": 0.9, "weight_decay": 5e-4},
+        "Fromage": {"lr": 0.01},
+        "EAdam": {**adam, "weight_decay": 5e-4},
+        "AdamW-same-decay": {**adam, "weight_decay": belief["weight_decay"]},
+    }
+
+
+def imagenet_settings() -> Settings:
+    """What the authors ran or wired on ImageNet; AdaBound without decay, as there. Adam and EAdam are ours."""
+    adam = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
+    belief = recommended("imagenet")
+    return {
+        "AdaBelief": belief,
+        "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
+        "Adam": {**adam, "weight_decay": 1e-4},
+        "AdamW": {**adam, "weight_decay": 1e-2},
+        "RAdam": {**adam, "weight_decay": 1e-2},
+        "AdaBound": {**adam, "final_lr": 0.1, "gamma": 1e-3},
+        "EAdam": {**adam, "weight_decay": 1e-4},
+        "AdamW-same-decay": {**adam, "weight_decay": belief["weight_decay"]},
+    }
+
+
+class Classification(Experiment):
+    """Images in memory, cross-entropy, accuracy.
+
+    Args:
+        request: Seed and batch size.
+        split: The images.
+        model: Maps images to logits.
+        prepare: Makes a training batch's images what the model takes, from a generator of the epoch.
+        standardize: The same for evaluation.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        split: Split,
+        model: nn.Module,
+        prepare: Callable[[Tensor, torch.Generator], Tensor] = lambda images, generator: images,
+        standardize: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> None:
+        self.modules = {"model": model.to(memory_format=torch.channels_last)}
+        self._seed, self._batch_size = request.seed, request.batch_size
+        self._split, self._prepare, self._standardize = split, prepare, standardize
+        self.steps_per_epoch = -(-len(split.train.labels) // request.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[Examples]:
+        """All images in an order drawn from seed and epoch; the last batch may be smaller."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        images, labels = self._split.train
+        order = torch.randperm(len(labels), generator=generator)
+        for indices in torch.split(order, self._batch_size):
+            yield Examples(self._prepare(images[indices], generator), labels[indices])
+
+    def loss(self, batch: Examples) -> Tensor:
+        """Mean cross-entropy."""
+        return cross_entropy(self.modules["model"](batch.inputs), batch.labels)
+
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """Loss and accuracy in % on both sets, and their sizes."""
+        return {
+            **self._measure("validation", self._batches(self._split.validation), trainer),
+            **self._measure("test", self._batches(self._split.test), trainer),
+        }
+
+    def _batches(self, examples: Examples) -> Iterator[Examples]:
+        for images, labels in zip(*(torch.split(x, EVALUATION_BATCH) for x in examples), strict=True):
+            yield Examples(self._standardize(images), labels)
+
+    def _measure(self, part: str, batches: Iterator[Examples], trainer: Trainer) -> dict[str, float]:
+        """Sums over the batches, every process its share of them."""
+        totals = torch.zeros(3, dtype=torch.float64)
+        with trainer.evaluating():
+            for i, batch in enumerate(batches):
+                if i % trainer.accelerator.num_processes != trainer.accelerator.process_index:
+                    continue
+                inputs, labels = trainer.to_device(batch)
+                outputs = trainer.modules["model"](inputs).float()
+                loss = cross_entropy(outputs, labels, reduction="sum").double()
+                correct = (outputs.argmax(1) == labels).sum().double()
+                totals += torch.stack([loss, correct, correct.new_tensor(len(labels))]).cpu()
+        loss, correct, n = trainer.sum(totals).tolist()
+        return {f"{part}_loss": loss / n, f"{part}_accuracy": 100 * correct / n, f"{part}_examples": int(n)}
+
+
+def _make_cifar(request: Request, name: str) -> Classification:
+    from adabelief.lab import data  # the datasets library takes seconds to import
+
+    options, which = request.options, data.CIFAR[name]
+    split = data.cifar(
+        *(name, request.data),
+        limit=options["train_examples"],
+        validation=options["validation_examples"],
+        test_limit=options["test_examples"],
+    )
+    standardize = partial(data.normalize, mean=which.mean, std=which.std)
+
+    def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
+        return standardize(data.augment(images, generator))
+
+    model = MODELS[request.model](which.classes, options["width"])
+    return Classification(request, split, model, prepare, standardize)
+
+
+class Folder(Classification):
+    """The same from image files, read by workers.
+
+    Args:
+        request: Seed, batch size; `workers` among the options.
+        parts: Training, validation and test images, of tensors and labels.
+        model: Maps images to logits.
+    """
+
+    def __init__(self, request: Request, parts: Sequence[Dataset[Any]], model: nn.Module) -> None:
+        self.modules = {"model": model}
+        self._seed, self._batch_size, self._workers = request.seed, request.batch_size, request.options["workers"]
+        self._train, self._validation, self._test = parts
+        self.steps_per_epoch = -(-len(self._train) // request.batch_size)  # type: ignore[arg-type]
+
+    def batches(self, epoch: int) -> Iterator[Examples]:
+        """All images in an order drawn from seed and epoch, augmented by the workers' own generators."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        yield from self._load(self._train, self._batch_size, generator)
+
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """Loss and accuracy in % on both sets, and their sizes."""
+        return {
+            **self._measure("validation", self._load(self._validation, EVALUATION_BATCH), trainer),
+            **self._measure("test", self._load(self._test, EVALUATION_BATCH), trainer),
+        }
+
+    def _load(self, part: Dataset[Any], size: int, generator: torch.Generator | None = None) -> Iterator[Examples]:
+        loader = DataLoader(
+            part,
+            batch_size=size,
+            shuffle=generator is not None,
+            num_workers=self._workers,
+            generator=generator or torch.Generator().manual_seed(0),
+        )
+        for images, labels in loader:
+            yield Examples(images, labels)
+
+
+def _make_imagenet(request: Request) -> Folder:
+    import torchvision
+
+    from adabelief.lab import data
+
+    options = request.options
+    if request.data is None:
+        raise ValueError("imagenet cannot be downloaded: name a folder that has train/ and val/, with --data FOLDER")
+    parts = data.image_folder(request.data, size=options["size"], validation=options["validation_share"])
+    model = torchvision.models.get_model(request.model, num_classes=parts.classes)
+    return Folder(request, parts[:3], model)
+
+
+_SMALL = {"vgg11": (0.5, 10), "resnet34": (0.125, 8), "densenet121": (0.125, 6)}
+"""Width and epochs that keep a run under two minutes on two cores."""
+
+
+def _cifar_scales(model: str) -> dict[str, Scale]:
+    width, epochs = _SMALL[model]
+    return {
+        "smoke": Scale(
+            epochs=2,
+            batch_size=64,
+            options={"width": 0.125, "train_examples": 256, "validation_examples": 5000, "test_examples": 100},
+            note="256 training and 100 test images, an eighth of the channels, 2 epochs: it shows that everything runs",
+        ),
+        "small": Scale(
+            epochs=epochs,
+            batch_size=128,
+            options={"width": width, "train_examples": 5000, "validation_examples": 5000, "test_examples": 2000},
+            precision="auto",
+            note=f"5,000 training, 556 validation and 2,000 test images, {width:g} of the channels, {epochs} epochs "
+            "instead of 200",
+        ),
+        "paper": Scale(
+            epochs=200,
+            batch_size=128,
+            options={"width": 1.0, "train_examples": None, "validation_examples": 5000, "test_examples": None},
+            note="45,000 of the 50,000 training images, since 5,000 are for validation: the authors had all of them, "
+            "and picked epochs on the test set",
+        ),
+    }
+
+
+_CIFAR_DATA = "a folder with train*.parquet and test*.parquet; without it, a download by the datasets library"
+
+TASKS = {
+    **{
+        name: Task(
+            name=name,
+            summary=f"{label}, as in the paper: 200 epochs, the learning rate divided by 10 after 150",
+            metric=Metric("accuracy", "%"),
+            scales=_cifar_scales,
+            settings=lambda model: cifar_settings(),
+            make=partial(_make_cifar, name=name),
+            models=tuple(MODELS),
+            schedule=divide_at(0.75),
+            data=_CIFAR_DATA,
+        )
+        for name, label in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
+    },
+    "imagenet": Task(
+        name="imagenet",
+        summary="ImageNet, as in the paper: ResNet18, 90 epochs, the learning rate divided by 10 after 70 and 80",
+        metric=Metric("accuracy", "%"),
+        scales=lambda model: {
+            "smoke": Scale(
+                epochs=1,
+                batch_size=16,
+                options={"size": 32, "validation_share": 0.25, "workers": 1},
+                note="any folder of images, at 32×32 pixels, 1 epoch: it shows that everything runs, no more",
+            ),
+            "small": Scale(
+                epochs=9,
+                batch_size=64,
+                options={"size": 64, "validation_share": 0.05, "workers": 2},
+                precision="auto",
+                note="64×64 pixels and 9 instead of 90 epochs",
+            ),
+            "paper": Scale(
+                epochs=90,
+                batch_size=256,
+                options={"size": 224, "validation_share": 0.04, "workers": 16},
+                note="96 % of the training images, since the rest is for validation",
+            ),
+        },
+        settings=lambda model: imagenet_settings(),
+        make=_make_imagenet,
+        models=("resnet18", *IMAGENET_MODELS),
+        schedule=divide_at(70 / 90, 80 / 90),
+        data="a folder with train/ and val/, a folder for each class in them, or with parquet files",
+    ),
+}
