@@ -7,7 +7,6 @@ from adabelief.lab.models import MODELS
 from adabelief.lab.optimizers import METHODS
 from adabelief.lab.published import BEST, FINAL, HIGHER_IS_BETTER, PUBLISHED, REPORTED, SOURCES, published
 
-
 PAPER = ("AdaBelief", "SGD", "Adam", "AdamW", "RAdam", "AdaBound", "Yogi", "MSVAG", "Fromage")
 
 
