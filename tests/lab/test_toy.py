@@ -1,11 +1,14 @@
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from adabelief.lab.tasks.toy import FUNCTIONS, NEAR, PATIENCE, walk
+from adabelief.lab import optimizers, report, results, runs, session
+from adabelief.lab.tasks import task
+from adabelief.lab.tasks.toy import FUNCTIONS, NEAR, PATIENCE, recorded, walk
 
 # f(1, 2), and f(-0.5, 3), by hand.
 VALUES = {
@@ -97,3 +100,55 @@ def test_settings_of_the_walkers():
     assert FUNCTIONS["steep"].settings()["SGD"] == {"lr": 1e-3, "momentum": 0.3, "dampening": 0.3}
     assert FUNCTIONS["rosenbrock"].settings()["SGD"]["lr"] == 1e-6
     assert FUNCTIONS["rosenbrock"].settings()["Adam"]["lr"] == 1e-3
+
+
+@functions
+def test_settings_are_arguments_of_the_optimizers(function):
+    for name, settings in task("toy").settings(function.name).items():
+        optimizers.check(name, settings)
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """Two functions as runs of the lab."""
+    out = tmp_path_factory.mktemp("runs")
+    for model, names in (("steep", ["AdaBelief", "SGD"]), ("beale", ["Adam", "AdaBound"])):
+        session.run(task("toy"), runs.plan(task("toy"), model=model, scale="smoke", names=names), out, cpu=True)
+    return out
+
+
+def test_a_run_records_the_walk(walked):
+    (run,) = (run for run in results.load([walked]) if run.config.optimizer == "AdaBelief")
+    path = [point for line in run.epochs for point in line["path"]]
+    mine, alone = recorded("steep", run.label, run.config.settings, path), walk(FUNCTIONS["steep"], "AdaBelief")
+    assert mine.steps == 1000
+    assert np.array_equal(mine.path[: len(alone.path)], alone.path)
+    assert mine.arrival == alone.arrival
+    assert run.test == pytest.approx(math.dist(path[-1], (0, 0)))
+
+
+def test_a_recorded_arrival_is_for_good():
+    path = [(1.0, 0.0), (0.001, 0.0), (1.0, 0.0), (0.002, 0.0), (0.001, 0.0)]
+    assert recorded("cone", "Adam", {}, path).arrival == 3
+    assert recorded("cone", "Adam", {}, path[:3]).arrival is None
+    assert recorded("cone", "SGD", {"lr": 1.0}, path).optimizer == "SGD, undamped"
+
+
+def test_report_draws_what_was_walked(walked, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    report.write(tmp_path, results.load([walked]), command="adabelief report")
+    text = (tmp_path / "report.md").read_text()
+    assert "beale" in text
+    assert "rosenbrock" not in text
+    assert "Nothing has finished" not in text
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {
+        "race.gif",
+        *(f"{name}.{kind}" for name in ("trajectories", "distances") for kind in ("png", "svg")),
+    }
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg")
+def test_a_film_where_there_is_ffmpeg(walked, tmp_path):
+    report.write(tmp_path, results.load([walked]), command="adabelief report")
+    assert (tmp_path / "figures/race.mp4").read_bytes()[4:8] == b"ftyp"

@@ -6,8 +6,13 @@ What they change of matplotlib's settings, they change for as long as a figure t
 from __future__ import annotations
 
 import io
+import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
@@ -74,6 +79,7 @@ STYLE: Any = {
 SANS = ("Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
 
 # Nested widths: where paths coincide, all of them stay in sight.
+UNDAMPED = "SGD, undamped"
 RACERS: Mapping[str, dict[str, Any]] = {
     "SGD": {"linewidth": 3.3, "alpha": 0.75},
     "Adam": {"linewidth": 2.0},
@@ -284,7 +290,7 @@ def trajectories(walks: Sequence[Walk]) -> dict[str, bytes]:
     for function, group, axes in panels:
         _contours(axes, function)
         for walk in group:
-            if walk.optimizer in RACERS:
+            if walk.optimizer != UNDAMPED:
                 _path(axes, walk, walk.steps)
         _ends(axes, function)
         _label(axes, f"{function.name}\n", "x", "y", grid=False)
@@ -294,7 +300,8 @@ def trajectories(walks: Sequence[Walk]) -> dict[str, bytes]:
         Line2D([], [], marker="o", color="white", markeredgecolor=INK, linestyle="", label="start"),
         Line2D([], [], marker="*", color="gold", markeredgecolor=INK, markersize=9, linestyle="", label="optimum"),
     ]
-    figure.legend(handles=[*_racer_handles(), *ends], loc="outside upper center", ncols=5)
+    named = [label for label in _labels(walks) if label != UNDAMPED]
+    figure.legend(handles=[*_handles(named), *ends], loc="outside upper center", ncols=5)
     return files_of(figure)
 
 
@@ -304,12 +311,11 @@ def distances(walks: Sequence[Walk]) -> dict[str, bytes]:
     figure, panels = _panels(walks)
     for function, group, axes in panels:
         for walk in group:
-            name, damped = walk.optimizer.partition(",")[0], walk.optimizer in RACERS
-            colour, style = COLOURS[name], "-" if damped else ":"
-            width = RACERS[name]["linewidth"] * 0.7 if damped else 1.1
+            style = _style(walk.optimizer)
+            colour, style["linewidth"] = style["color"], 0.7 * style["linewidth"]
             arrival = walk.steps if walk.arrival is None else walk.arrival
             steps = _log_spaced(1, arrival)
-            axes.plot(steps, walk.distance[steps], color=colour, linestyle=style, linewidth=width)
+            axes.plot(steps, walk.distance[steps], **style)
             if walk.arrival is not None:
                 after = _log_spaced(arrival, walk.steps)
                 axes.plot(after, walk.distance[after], color=colour, linewidth=0.6, alpha=0.4)
@@ -322,15 +328,15 @@ def distances(walks: Sequence[Walk]) -> dict[str, bytes]:
         axes.minorticks_off()
         _label(axes, function.name, "step", "distance to the optimum")
         _note_sgd(axes, function)
-    undamped = Line2D([], [], color=COLOURS["SGD"], linestyle=":", label="SGD, undamped")
-    figure.legend(handles=[*_racer_handles(), undamped], loc="outside upper center", ncols=4)
+    figure.legend(handles=_handles(_labels(walks)), loc="outside upper center", ncols=5)
     return files_of(figure)
 
 
 @styled
-def race(walks: Sequence[Walk]) -> bytes:
-    """An animated GIF of the walks over one function: the paths, and the value by step."""
-    walks = [walk for walk in walks if walk.optimizer in RACERS]
+def race(walks: Sequence[Walk]) -> dict[str, bytes]:
+    """An animation of the walks over one function: the paths, and the value by step; MP4 too where ffmpeg is there."""
+    order = _labels(walks)
+    walks = sorted(walks, key=lambda walk: order.index(walk.optimizer))
     values = [walk.value for walk in walks]
     function = FUNCTIONS[walks[0].function]
     length = max((walk.steps for walk in walks if walk.arrival is not None), default=max(w.steps for w in walks))
@@ -346,7 +352,7 @@ def race(walks: Sequence[Walk]) -> bytes:
     right.set_yscale("log")
     right.set_ylim(min(value.min() for value in values) / 2, 2 * max(value[0] for value in values))
     right.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    right.legend(handles=_racer_handles(), loc="lower left")
+    right.legend(handles=_handles(order), loc="lower left")
     _label(right, "value of the function (log scale)", "step", None)
     canvas.draw()
     still = canvas.copy_from_bbox(figure.bbox)
@@ -356,7 +362,7 @@ def race(walks: Sequence[Walk]) -> bytes:
         for walk, value in zip(walks, values, strict=True):
             reached = min(int(end), walk.steps)
             steps = np.linspace(0, reached, 400, dtype=int)
-            curve = right.plot(steps, value[steps], color=COLOURS[walk.optimizer], **RACERS[walk.optimizer])
+            curve = right.plot(steps, value[steps], **_style(walk.optimizer))
             for axes, lines in ((left, _path(left, walk, reached, head=True)), (right, curve)):
                 for line in lines:
                     axes.draw_artist(line)
@@ -367,18 +373,37 @@ def race(walks: Sequence[Walk]) -> bytes:
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     # Small spots of colour, such as the star, would get no place in a palette made from a frame alone.
     swatches = [
-        Image.new("RGB", (frames[0].width, 40), colour) for colour in ("gold", *(COLOURS[name] for name in RACERS))
+        Image.new("RGB", (frames[0].width, 40), colour)
+        for colour in ("gold", *(_style(label)["color"] for label in order))
     ]
     sample = Image.fromarray(np.concatenate([np.asarray(part) for part in (frames[-1], *swatches)])).quantize(128)
     colours = np.array(sample.getpalette(), dtype=np.uint8).reshape(-1, 3)
     colours[colours.min(1) > 246] = 255  # the paper stays white
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours.tobytes())
+    mp4 = _mp4(frames)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [GIF_MILLISECONDS] * (len(frames) - 1) + [2500]
     file = io.BytesIO()
     frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return file.getvalue()
+    return {"gif": file.getvalue(), **({"mp4": mp4} if mp4 else {})}
+
+
+def _mp4(frames: Sequence[Image.Image]) -> bytes:
+    """The frames as a film; nothing where there is no ffmpeg."""
+    ffmpeg = shutil.which("ffmpeg")
+    if not ffmpeg:
+        return b""
+    width, height = (2 * (n // 2) for n in frames[0].size)  # the codec takes even sizes only
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder, "race.mp4")
+        command = [
+            *(ffmpeg, "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
+            *("-r", f"{1000 / GIF_MILLISECONDS:.3f}", "-i", "-", "-pix_fmt", "yuv420p", "-crf", "18", str(film)),
+        ]
+        pixels = b"".join(frame.crop((0, 0, width, height)).tobytes() for frame in frames)
+        done = subprocess.run(command, input=pixels, capture_output=True)
+        return film.read_bytes() if done.returncode == 0 else b""
 
 
 def _label(axes: Axes, title: str | None, x: str | None, y: str | None, *, grid: bool = True) -> None:
@@ -393,19 +418,35 @@ def _label(axes: Axes, title: str | None, x: str | None, y: str | None, *, grid:
 
 
 def _panels(walks: Sequence[Walk]) -> tuple[Figure, list[tuple[Function, list[Walk], Axes]]]:
-    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
-    grid = figure.subplots(2, 3).flat
-    order = list(RACERS)
-    panels = []
-    for (name, function), axes in zip(FUNCTIONS.items(), grid, strict=True):
+    names = [name for name in FUNCTIONS if any(walk.function == name for walk in walks)]
+    rows, columns = -(-len(names) // 3), min(3, len(names))
+    figure = Figure(figsize=(WIDTH if columns > 1 else 0.6 * WIDTH, 2.5 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    order, panels = _labels(walks), []
+    for name, axes in zip(names, grid, strict=False):
         group = [walk for walk in walks if walk.function == name]
-        group.sort(key=lambda walk: order.index(walk.optimizer.partition(",")[0]))
-        panels.append((function, group, axes))
+        group.sort(key=lambda walk: order.index(walk.optimizer))
+        panels.append((FUNCTIONS[name], group, axes))
     return figure, panels
 
 
-def _racer_handles() -> list[Line2D]:
-    return [Line2D([], [], color=COLOURS[name], label=name, **style) for name, style in RACERS.items()]
+def _labels(walks: Sequence[Walk]) -> list[str]:
+    """Who walks: the paper's three first, the widest line below the others."""
+    present = dict.fromkeys(walk.optimizer for walk in walks)
+    return sorted(present, key=lambda label: list(RACERS).index(label) if label in RACERS else len(RACERS))
+
+
+def _style(label: str) -> dict[str, Any]:
+    """Colour and line of a walker; the paper's three nested, the others thin and dashed."""
+    colour = COLOURS[re.split(r"[ ,]", label)[0]]
+    others = {"linewidth": 1.5, "linestyle": ":" if label == UNDAMPED else "--"}
+    return {"color": colour, **RACERS.get(label, others)}
+
+
+def _handles(labels: Sequence[str]) -> list[Line2D]:
+    return [Line2D([], [], label=label, **_style(label)) for label in labels]
 
 
 def _contours(axes: Axes, function: Function) -> None:
@@ -431,10 +472,10 @@ def _ends(axes: Axes, function: Function) -> None:
 
 def _path(axes: Axes, walk: Walk, end: int, *, head: bool = False) -> list[Line2D]:
     points = walk.path[np.unique(np.linspace(0, end, 3000, dtype=int))]
-    colour = COLOURS[walk.optimizer]
-    lines = axes.plot(*points.T, color=colour, solid_capstyle="round", **RACERS[walk.optimizer])
+    style = _style(walk.optimizer)
+    lines = axes.plot(*points.T, solid_capstyle="round", **style)
     if head:
-        lines += axes.plot(*points[-1], "o", color=colour, markeredgecolor="white", markersize=6, zorder=6)
+        lines += axes.plot(*points[-1], "o", color=style["color"], markeredgecolor="white", markersize=6, zorder=6)
     return lines
 
 

@@ -16,10 +16,10 @@ from adabelief.lab.findings import CONFIDENCE, join, on_experiment, on_toys
 from adabelief.lab.optimizers import METHODS, describe
 from adabelief.lab.results import PLACE, Experiment, Run, csv, experiments, walks_csv
 from adabelief.lab.section import FIGURES, count, section, stem, table
-from adabelief.lab.tasks.toy import FUNCTIONS, NEAR, PATIENCE, STEPS, Walk
+from adabelief.lab.tasks.toy import FUNCTIONS, NEAR, PATIENCE, STEPS, Walk, recorded
 
 _MADE_HERE = re.compile(
-    rf"\]\({FIGURES}/((?:[\w.=,-]+-(?:curves|test|time)|trajectories|distances|beale)\.(?:png|gif))\)"
+    rf"\]\({FIGURES}/((?:[\w.=,-]+-(?:curves|test|time)|trajectories|distances|race)\.(?:png|gif))\)"
 )
 
 
@@ -58,7 +58,7 @@ def write(
         ValueError: If two runs are the same.
         OSError: If a file cannot be written.
     """
-    grouped = experiments(runs)
+    grouped, walks = experiments(runs), [*walks, *map(_walk, filter(_is_walk, runs))]
     pictures = dict(_pictures(grouped, walks))
     text = markdown(grouped, walks=walks, walk_limit=walk_limit, command=command, title=title, intro=intro)
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
@@ -86,17 +86,18 @@ def markdown(
     intro: str = "",
 ) -> str:
     """The report's text. What nothing has finished of is left out."""
-    parts = [f"# {title}", intro, _in_short(grouped, walks), *map(section, grouped)]
+    trained = _trained(grouped)
+    parts = [f"# {title}", intro, _in_short(trained, walks), *map(section, trained)]
     if walks:
         parts.append(_toy(walks, walk_limit))
-    if any(experiment.sound for experiment in grouped):
-        parts.append(_how_to_read(grouped))
+    if any(experiment.sound for experiment in trained):
+        parts.append(_how_to_read(trained))
     parts += [_whose(grouped), _where(grouped), _again(command)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _pictures(grouped: Sequence[Experiment], walks: Sequence[Walk]) -> Iterator[tuple[str, _Picture]]:
-    for experiment in grouped:
+    for experiment in _trained(grouped):
         if experiment.sound:
             yield f"{stem(experiment)}-curves", _Picture(figures.curves(experiment), "svg")
             yield f"{stem(experiment)}-test", _Picture(figures.dots(experiment), "svg")
@@ -104,15 +105,29 @@ def _pictures(grouped: Sequence[Experiment], walks: Sequence[Walk]) -> Iterator[
     if walks:
         yield "trajectories", _Picture(figures.trajectories(walks), "png")
         yield "distances", _Picture(figures.distances(walks), "svg")
-    if beale := _beale(walks):
-        yield "beale", _Picture({"gif": figures.race(beale)}, "gif")
+    if racing := _racing(walks):
+        yield "race", _Picture(figures.race(racing), "gif")
+
+
+def _trained(grouped: Sequence[Experiment]) -> list[Experiment]:
+    """Those that have a section of their own: finished walks share one."""
+    return [experiment for experiment in grouped if not all(map(_is_walk, experiment.runs))]
+
+
+def _is_walk(run: Run) -> bool:
+    return run.config.task == "toy" and run.finished
+
+
+def _walk(run: Run) -> Walk:
+    path = [point for line in run.epochs for point in line["path"]]
+    return recorded(run.config.model, run.label, run.config.settings, path)
 
 
 def _forget(out: Path) -> None:
     """Removes the figures that an earlier report here showed: an old curve must not pass for a new one."""
     earlier = (out / "report.md").read_text() if (out / "report.md").exists() else ""
     for name in _MADE_HERE.findall(earlier):
-        for path in (out / FIGURES / name, (out / FIGURES / name).with_suffix(".svg")):
+        for path in (out / FIGURES / name, *((out / FIGURES / name).with_suffix(s) for s in (".svg", ".mp4"))):
             path.unlink(missing_ok=True)
 
 
@@ -129,6 +144,8 @@ def _in_short(grouped: Sequence[Experiment], walks: Sequence[Walk]) -> str:
         for name, anchor, sentences in found
         for line in (f"- **[{name}](#{anchor})**", *(f"    - {sentence}" for sentence in sentences))
     ]
+    if walks and not lines:
+        return ""
     return "\n".join(["## In short", "", *(lines or ["Nothing has finished."])])
 
 
@@ -191,7 +208,7 @@ def _command(environment: Mapping[str, Any]) -> str:
     return shlex.join(["adabelief" if name in ("__main__.py", "-m") else name, *arguments])
 
 
-_TOY_HEADING = "Six functions of two variables"
+_TOY_HEADING = "Functions of two variables"
 
 
 def _toy(walks: Sequence[Walk], limit: int) -> str:
@@ -205,7 +222,7 @@ def _toy(walks: Sequence[Walk], limit: int) -> str:
                 f"{walk.steps:,}",
                 f"{walk.distance[-100:].max():.2g}",
                 f"{walk.value[-1]:.2g}",
-                f"`{describe(walk.optimizer.partition(',')[0], walk.settings)}`",
+                f"`{describe(re.split(r'[ ,]', walk.optimizer)[0], walk.settings)}`",
             )
         )
     header = (
@@ -215,8 +232,9 @@ def _toy(walks: Sequence[Walk], limit: int) -> str:
     functions = [
         (name, f"f(x, y) = {function.formula}".replace("|", "\\|"), str(function.start), str(function.optimum))
         for name, function in FUNCTIONS.items()
+        if any(walk.function == name for walk in walks)
     ]
-    animation = f"![The walks over Beale's function, animated]({FIGURES}/beale.gif)"
+    animation = f"![The walks over one function, animated]({FIGURES}/race.gif)"
     return "\n\n".join(
         [
             f"## {_TOY_HEADING}",
@@ -227,8 +245,8 @@ def _toy(walks: Sequence[Walk], limit: int) -> str:
             "[a published re-creation](https://github.com/seiyab/adabelief-toy-examples-pytorch). With dampening equal "
             "to the momentum, SGD follows the mean gradient, as Adam and AdaBelief do; the rows *SGD, undamped* have "
             "PyTorch's default instead, whose steps grow ten times as long at momentum 0.9.",
-            *([animation] if _beale(walks) else []),
-            f"![The paths over the contours of the six functions]({FIGURES}/trajectories.png)",
+            *([animation] if _racing(walks) else []),
+            f"![The paths over the contours of the functions]({FIGURES}/trajectories.png)",
             "Paths lie over each other where the optimizers take the same way; the widest is SGD's, the narrowest "
             "AdaBelief's. On the cone, whose start is on the axis, all of them go straight.",
             f"![Distance to the optimum by step]({FIGURES}/distances.png)",
@@ -240,8 +258,11 @@ def _toy(walks: Sequence[Walk], limit: int) -> str:
     )
 
 
-def _beale(walks: Sequence[Walk]) -> list[Walk]:
-    return [walk for walk in walks if walk.function == "beale" and walk.optimizer in figures.RACERS]
+def _racing(walks: Sequence[Walk]) -> list[Walk]:
+    """The walks that are animated: over Beale's function, or the first that there is."""
+    names = [walk.function for walk in walks]
+    shown = "beale" if "beale" in names else next(iter(names), "")
+    return [walk for walk in walks if walk.function == shown and walk.optimizer != figures.UNDAMPED]
 
 
 def _again(command: str) -> str:

@@ -19,7 +19,7 @@ from adabelief.lab.runs import PACKAGES, Config, Folder
 from adabelief.lab.tasks import Metric, Task
 from adabelief.lab.tasks.toy import Walk
 
-Line = Mapping[str, float]
+Line = Mapping[str, Any]
 
 CONDITIONS = ("task", "model", "scale", "epochs", "batch_size", "precision", "accumulate", "options")
 """Of a configuration: what runs have in common that can be compared."""
@@ -339,7 +339,7 @@ def _lines(path: Path) -> list[Line]:
     lines: list[Line] = []
     for number, text in enumerate(whole, 1):
         try:
-            lines.append({name: float(value) for name, value in json.loads(text).items()})
+            lines.append({name: _number(value) for name, value in json.loads(text).items()})
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged in line {number}: {error}") from None
     return lines
@@ -364,3 +364,8 @@ def _flat(config: Config) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value).replace(" ", "")
+
+
+def _number(value: Any) -> Any:
+    """Nan and inf are written as strings; lists, such as the path of a walk, stay as they are."""
+    return value if isinstance(value, list) else float(value)

@@ -259,7 +259,8 @@ class _Run:
         self.epoch, self.done, self.losses, self.seconds = self.epoch + 1, 0, [], 0.0
         if self.board:
             for name, value in line.items():
-                self.board.add_scalar(name, value, self.epoch)
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(name, value, self.epoch)
         self._checkpoint(0.0)
 
     def _checkpoint_is_due(self, every: int) -> bool:

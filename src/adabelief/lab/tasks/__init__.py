@@ -22,6 +22,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 """The arguments of each optimizer, by its name in `optimizers.METHODS`."""
 
 FILES = {
+    "toy": "toy",
     "digits": "digits",
     "cifar10": "images",
     "cifar100": "images",

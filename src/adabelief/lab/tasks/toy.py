@@ -8,17 +8,23 @@ https://github.com/seiyab/adabelief-toy-examples-pytorch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from adabelief.lab import optimizers
+from adabelief.lab.tasks import Experiment, Metric, Request, Scale, Settings, Task
+
+if TYPE_CHECKING:
+    from adabelief.lab.train import Trainer
 
 STEPS = 30_000
+STEPS_PER_EPOCH = 1000
 NEAR = 0.01
 PATIENCE = 500
 FAR = 1e6
@@ -232,3 +238,126 @@ def walk(
         if (arrival is not None and step - arrival >= PATIENCE) or not distance < FAR:
             break
     return Walk(function.name, optimizer, settings, np.array(path), arrival)
+
+
+class _Height(torch.autograd.Function):
+    """A function's value at a point, with the gradient that `Function` gives."""
+
+    @staticmethod
+    def forward(ctx: Any, point: Tensor, function: Function) -> Tensor:
+        x, y = point.tolist()
+        ctx.gradient = point.new_tensor(function.gradient(x, y))
+        return point.new_tensor(function.value(x, y))
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        return outer[0] * ctx.gradient, None
+
+
+class Walker(nn.Module):
+    """The point that walks."""
+
+    def __init__(self, start: tuple[float, float]) -> None:
+        super().__init__()
+        self.at = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+
+
+class Descent(Experiment):
+    """A walk over one function as a run of the lab: an epoch is 1,000 steps, and every point is recorded."""
+
+    steps_per_epoch = STEPS_PER_EPOCH
+
+    def __init__(self, function: Function) -> None:
+        self.modules = {"point": Walker(function.start)}
+        self._function, self._path = function, [list(function.start)]
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor]]:
+        """There is no data: every step sees the function itself."""
+        for _ in range(STEPS_PER_EPOCH):
+            yield (torch.zeros(1),)
+
+    def loss(self, batch: tuple[Tensor]) -> Tensor:
+        """The function's value."""
+        value: Tensor = _Height.apply(self._point(), self._function)
+        return value
+
+    def step(self, batch: tuple[Tensor], trainer: Trainer) -> Tensor:
+        """One step, whose end is recorded."""
+        loss = super().step(batch, trainer)
+        self._path.append(self._point().tolist())
+        return loss
+
+    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+        """The distance to the optimum, the value there, and the path since the epoch before.
+
+        The distance is that of the metric for "validation" and "test" alike: there is nothing to generalize to.
+        """
+        path, self._path = self._path, []
+        distance = math.dist(path[-1], self._function.optimum)
+        value = float(self._function.value(*path[-1]))
+        return {"validation_distance": distance, "test_distance": distance, "validation_loss": value, "path": path}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The path since the epoch before."""
+        return {"path": self._path}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes it up again."""
+        self._path = state["path"]
+
+    def _point(self) -> nn.Parameter:
+        point: nn.Parameter = self.modules["point"].at  # type: ignore[assignment]
+        return point
+
+
+def recorded(function: str, label: str, settings: Mapping[str, Any], path: Sequence[Sequence[float]]) -> Walk:
+    """The walk that a run recorded; `arrival` is as in `Walk`."""
+    points = np.array(path)
+    x, y = (points - FUNCTIONS[function].optimum).T
+    far = np.flatnonzero(~(np.hypot(x, y) < NEAR))
+    arrival = int(far[-1]) + 1 if len(far) else 0
+    if label.startswith("SGD") and not settings.get("dampening"):
+        label = "SGD, undamped"
+    return Walk(function, label, settings, points, arrival if arrival < len(points) else None)
+
+
+def _settings(model: str) -> Settings:
+    """The paper's three, and the other optimizers at the same learning rate, betas and eps, without decay."""
+    function = FUNCTIONS[model]
+    paper, adaptive = function.settings(), function.settings()["Adam"]
+    return {
+        "AdaBelief": adaptive,
+        "SGD": paper["SGD"],
+        "Adam": adaptive,
+        "AdamW": {**adaptive, "weight_decay": 0.0},
+        "RAdam": adaptive,
+        "AdaBound": {**adaptive, "final_lr": 0.1, "gamma": 1e-3},
+        "Yogi": {**adaptive, "initial_accumulator": 1e-6},
+        "MSVAG": {"lr": 1e-3, "beta": function.betas[0]},
+        "Fromage": {"lr": 1e-3},
+        "RMSprop": {"lr": 1e-3, "alpha": function.betas[1], "eps": 1e-8},
+        "EAdam": adaptive,
+    }
+
+
+def _make(request: Request) -> Descent:
+    return Descent(FUNCTIONS[request.model])
+
+
+TASKS = {
+    "toy": Task(
+        name="toy",
+        summary="the paper's six functions of two variables; the report draws the paths and an animation",
+        metric=Metric("distance", higher_is_better=False),
+        scales=lambda model: {
+            "smoke": Scale(epochs=1, batch_size=1, note="1,000 instead of 30,000 steps"),
+            "small": Scale(epochs=STEPS // STEPS_PER_EPOCH, batch_size=1),
+            "paper": Scale(epochs=STEPS // STEPS_PER_EPOCH, batch_size=1),
+        },
+        settings=_settings,
+        make=_make,
+        schedule=lambda moment: 1.0,
+        models=tuple(FUNCTIONS),
+        threads=1,
+    )
+}
