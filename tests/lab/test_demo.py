@@ -33,7 +33,7 @@ def quiet():
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "race", lambda walks: b"")  # test_report.py has a real one
+        patch.setattr(figures, "race", lambda walks: {"gif": b""})  # test_report.py has a real one
         assert demo(folder, (0,), epochs=1, steps=300, command="adabelief demo --epochs 1", console=quiet())
     return folder
 

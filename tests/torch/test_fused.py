@@ -342,6 +342,22 @@ def test_layouts_that_the_kernel_takes(cls):
 
 
 @needs_kernel
+@pytest.mark.parametrize("capturable", [False, True])
+def test_parameters_may_be_at_different_steps(capturable):
+    params = parameters()
+    optimizer = AdaBelief(params, lr=0.01, capturable=capturable)
+    oracle = Oracle(optimizer)
+    for seed in range(6):
+        set_gradients(params, seed)
+        if seed < 3:
+            params[1].grad = params[2].grad = None
+        oracle.step()
+    (part,) = optimizer._planned().parts
+    assert len(part.launches) == 2
+    assert not part.rest
+
+
+@needs_kernel
 def test_fused_is_the_choice_on_the_cpu():
     params = parameters()
     set_gradients(params, 0)

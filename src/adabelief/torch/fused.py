@@ -166,12 +166,13 @@ class Part:
         alike: dict[Any, list[int]] = defaultdict(list)
         self.rest: list[Tensor] = []
         for i, p in enumerate(tensors.params):
-            if kernel_for(tensors, i, options) and _counts(tensors.steps[i], p, options):
-                step = None if options.capturable else tensors.steps[i].item()
-                alike[p.device, p.dtype.to_real(), step].append(i)
+            kind = kernel_for(tensors, i, options)
+            if kind and _counts(tensors.steps[i], p, options):
+                step = None if kind is OnGpu and options.capturable else tensors.steps[i].item()
+                alike[kind, p.device, p.dtype.to_real(), step].append(i)
             else:
                 self.rest.append(p)
-        self.launches = [KERNELS[device.type][0](tensors, indices, options) for (device, *_), indices in alike.items()]
+        self.launches = [kind(tensors, indices, options) for (kind, *_), indices in alike.items()]
         self.params = [tensors.params[i] for indices in alike.values() for i in indices]
 
     def follow(self, addresses: Iterator[int]) -> None:

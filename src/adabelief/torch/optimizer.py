@@ -48,12 +48,14 @@ class AdaBelief(Base):
         foreach: Update lists of tensors at a time (True), or one tensor after another (False); by default, lists where
             no kernel serves. The lists are bucketed: the one temporary copy is of a bucket, not of the model.
         maximize: Climb.
-        capturable: Keep step counts on the parameters' device, for CUDA graphs.
+        capturable: Keep step counts on the parameters' device, for CUDA graphs, and to let the device decide where a
+            GradScaler skips a step.
         differentiable: Let autograd record the step; the state is replaced instead of changed in place.
-        fused: Step through the compiled kernel (True), which takes the whole list at once and no memory at all, or
-            without it (False). By default CPU tensors go through it where it was compiled and none of `foreach`,
-            `capturable` and `differentiable` is chosen; what it does not take (a gradient whose layout is not that
-            of its parameter) goes through foreach. There is no kernel for other devices in this version.
+        fused: Step through a kernel (True), which takes the whole list at once, or without (False). By default CPU
+            tensors go through the one in C where it was compiled, and CUDA and ROCm tensors through the one in Triton
+            where it is installed, unless `foreach` or `differentiable` is chosen; what they do not take (a gradient
+            whose layout is not that of its parameter) goes through foreach. With True the GradScaler leaves unscaling
+            to the step, as with torch's own.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.
