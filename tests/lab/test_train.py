@@ -30,6 +30,8 @@ def toy_images(request) -> Classification:
     labels = (inputs[:, 0] > 0).long()
     parts = [Examples(inputs[a:b], labels[a:b]) for a, b in ((0, 70), (70, 85), (85, 100))]
     layers = [nn.Linear(8, 16), nn.ReLU(), nn.Dropout(request.options["dropout"]), nn.Linear(16, 2)]
+    if request.options["norm"]:
+        layers.insert(1, nn.BatchNorm1d(16))
     return Classification(request, Split(*parts), nn.Sequential(*layers))
 
 
@@ -38,7 +40,7 @@ def linear(name: str = "linear", make=toy_images) -> Task:
         name=name,
         summary="",
         metric=Metric("accuracy", "%"),
-        scales=lambda model: {"smoke": Scale(epochs=4, batch_size=16, options={"dropout": 0.5})},
+        scales=lambda model: {"smoke": Scale(epochs=4, batch_size=16, options={"dropout": 0.5, "norm": False})},
         settings=lambda model: {
             "AdaBelief": {"lr": 1e-2, "eps": 1e-8},
             "SGD": {"lr": 0.1, "momentum": 0.9},
@@ -299,6 +301,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from tests.lab.test_train import run
 run(Path({out!r}), changes={{"dropout": 0.0}})
+run(Path({out!r}) / "norm", changes={{"norm": True}})
 """
 
 
@@ -315,12 +318,26 @@ def test_two_processes_are_as_good_as_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     run(tmp_path / "one", changes={"dropout": 0.0})
-    one, two = (Folder(next((tmp_path / name).rglob("result.json")).parent) for name in ("one", "two"))
+    assert list((tmp_path / "two" / "norm").rglob("result.json")), "batch normalization has buffers to exchange"
+    one, two = (Folder(next((tmp_path / name).glob("*/*/*/result.json")).parent) for name in ("one", "two"))
     assert json.loads(two.environment.read_text())["processes"] == 2
     for a, b in zip(numbers(one), numbers(two), strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
     for x, y in zip(weights(one).values(), weights(two).values(), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_every_run_is_told_when_it_ends(tmp_path):
+    said: list[str] = []
+
+    class Console(session.Console):
+        def print(self, *objects, **options):
+            said.extend(map(str, objects))
+
+    configs = plan(names=["AdaBelief"]) + plan(names=["SGD"], changes={"lr": 1e30})
+    session.run(linear(), configs, tmp_path, cpu=True, console=Console())
+    assert said[0].startswith("AdaBelief, seed 0: test accuracy ")
+    assert said[1].startswith("SGD,lr=1e+30, seed 0: diverged in epoch ")
 
 
 def test_bf16_where_it_is_asked_for(tmp_path):

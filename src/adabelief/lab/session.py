@@ -84,8 +84,8 @@ def run(
                 )
                 if board:
                     board.close()
-            if result["diverged"]:
-                console.print(f"{label}: diverged in epoch {result['epochs']}.", soft_wrap=True, highlight=False)
+            if accelerator.is_main_process:
+                console.print(f"{label}: {_told(task, result)}", soft_wrap=True, highlight=False)
             results.append((config, result))
         bar.update(row, completed=UNITS * len(configs), description="done")
     return results if accelerator.is_main_process else []
@@ -122,6 +122,13 @@ def progress(console: Console, shown: bool = True) -> Progress:
         console=console,
         disable=not (shown and console.is_terminal),
     )
+
+
+def _told(task: Task, result: dict[str, Any]) -> str:
+    if result["diverged"]:
+        return f"diverged in epoch {result['epochs']}"
+    metric = task.metric
+    return f"test {metric.name} {result['test']:.2f}{metric.unit and ' '}{metric.unit} (epoch {result['best_epoch']})"
 
 
 def _note(task: Task, now: engine.Progress, config: Config) -> str:

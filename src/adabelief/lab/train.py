@@ -115,14 +115,27 @@ class Trainer:
         return type(batch)(*(x.to(self.accelerator.device, non_blocking=True) for x in batch))
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """The modules in evaluation mode, without gradients, in the precision of the run."""
-        for module in self.modules.values():
+    def evaluating(self) -> Iterator[dict[str, nn.Module]]:
+        """The modules in evaluation mode, without gradients, in the precision of the run.
+
+        They are those of this process alone, so that each may see as many batches as it likes; their buffers (the
+        averages of batch normalization) are those of the main process.
+        """
+        modules = {name: self.bare(module) for name, module in self.modules.items()}
+        for module in modules.values():
             module.eval()
+            if self.accelerator.num_processes > 1:
+                for buffer in module.buffers():
+                    torch.distributed.broadcast(buffer, 0)
         with torch.no_grad(), self.accelerator.autocast():
-            yield
-        for module in self.modules.values():
+            yield modules
+        for module in modules.values():
             module.train()
+
+    def bare(self, module: nn.Module) -> nn.Module:
+        """A module without what was wrapped around it for several processes."""
+        bare: nn.Module = self.accelerator.unwrap_model(module)
+        return bare
 
 
 def _split(batch: Any, parts: int) -> Iterator[Any]:
@@ -214,7 +227,7 @@ class _Run:
             self._epoch()
         result = self._result()
         if self.accelerator.is_main_process:
-            weights = {name: self._bare(module).state_dict() for name, module in self.trainer.modules.items()}
+            weights = {name: self.trainer.bare(module).state_dict() for name, module in self.trainer.modules.items()}
             _save(self.folder.checkpoint, {"modules": weights})
             files.write(self.folder.result, json.dumps(result, indent=2) + "\n")
         self.accelerator.wait_for_everyone()
@@ -303,7 +316,9 @@ class _Run:
             state = {
                 **{name: getattr(self, name) for name in ("epoch", "step", "done", "size", "losses", "seconds")},
                 "history": self.history,
-                "modules": {name: self._bare(module).state_dict() for name, module in self.trainer.modules.items()},
+                "modules": {
+                    name: self.trainer.bare(module).state_dict() for name, module in self.trainer.modules.items()
+                },
                 "optimizers": {name: x.state_dict() for name, x in self.trainer.optimizers.items()},
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
                 "experiment": self.experiment.state_dict(),
@@ -319,7 +334,7 @@ class _Run:
             for name in ("epoch", "step", "done", "size", "losses", "seconds", "history"):
                 setattr(self, name, state[name])
             for name, module in self.trainer.modules.items():
-                self._bare(module).load_state_dict(state["modules"][name])
+                self.trainer.bare(module).load_state_dict(state["modules"][name])
                 self.trainer.optimizers[name].load_state_dict(state["optimizers"][name])
             if self.accelerator.scaler:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -332,10 +347,6 @@ class _Run:
         if self.accelerator.is_main_process:
             files.write(self.folder.environment, json.dumps(environment(self.accelerator), indent=2) + "\n")
             self.folder.begin_metrics(self.size)
-
-    def _bare(self, module: nn.Module) -> nn.Module:
-        bare: nn.Module = self.accelerator.unwrap_model(module)
-        return bare
 
 
 def _random_state() -> dict[str, Any]:

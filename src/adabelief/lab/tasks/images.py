@@ -122,12 +122,12 @@ class Classification(Experiment):
     def _measure(self, part: str, batches: Iterator[Examples], trainer: Trainer) -> dict[str, float]:
         """Sums over the batches, every process its share of them."""
         totals = torch.zeros(3, dtype=torch.float64)
-        with trainer.evaluating():
+        with trainer.evaluating() as modules:
             for i, batch in enumerate(batches):
                 if i % trainer.accelerator.num_processes != trainer.accelerator.process_index:
                     continue
                 inputs, labels = trainer.to_device(batch)
-                outputs = trainer.modules["model"](inputs).float()
+                outputs = modules["model"](inputs).float()
                 loss = cross_entropy(outputs, labels, reduction="sum").double()
                 correct = (outputs.argmax(1) == labels).sum().double()
                 totals += torch.stack([loss, correct, correct.new_tensor(len(labels))]).cpu()
