@@ -53,7 +53,7 @@ def test_doctor_says_what_would_serve_a_gpu():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "there is no 'nothing'; there are digits, cifar10"),
+        (["nothing"], "there is no 'nothing'; there are toy, digits, cifar10"),
         (["digits", "--optimizer", "Adma"], "--optimizer: there is no 'Adma' here; there are AdaBelief, SGD"),
         (["digits", "--scale", "huge"], "--scale: there is no 'huge' here; there are smoke, small, paper"),
         (["digits", "--set", "speed=3"], "AdaBelief of adabelief has no argument speed"),

@@ -51,7 +51,7 @@ def test_report(out):
     assert "incomplete" not in text
     assert "## digits, paper" in text
     assert "epochs 1 instead of this scale's 20" in text
-    assert "## Six functions of two variables" in text
+    assert "## Functions of two variables" in text
     assert "adabelief demo --epochs 1" in text
 
 
