@@ -331,6 +331,7 @@ def test_uploads_are_exact_and_new(interpreted, monkeypatch):
 
 def test_unavailable_says_why(monkeypatch):
     monkeypatch.setenv("CC", "cc")
+    gpu._compiler.cache_clear()
     assert gpu.unavailable() == ""
     assert "not for 'mps'" in gpu.unavailable("mps")
     monkeypatch.setattr(gpu, "_missing", "No module named 'triton'")
@@ -338,7 +339,9 @@ def test_unavailable_says_why(monkeypatch):
     monkeypatch.setattr(gpu, "_missing", "")
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", "")
+    gpu._compiler.cache_clear()
     assert gpu.unavailable() == "Triton needs a C compiler, and there is none"
+    gpu._compiler.cache_clear()
 
 
 def test_without_triton_the_module_can_be_imported(monkeypatch):

@@ -8,6 +8,7 @@ for the host or is compiled again because a number changed, and a captured CUDA 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -364,12 +365,17 @@ def unavailable(device_type: str = "cuda") -> str:
         return f"it is for CUDA and ROCm devices, not for {device_type!r}"
     if _missing:
         return f"Triton cannot be imported ({_missing})"
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+    if not _compiler():
         return "Triton needs a C compiler, and there is none"
     initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if initialized and torch.version.cuda and torch.cuda.get_device_capability() < (7, 0):
         return "Triton needs a device of compute capability 7.0 or later"
     return ""
+
+
+@functools.cache
+def _compiler() -> str | None:
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 def upload(rows: Sequence[Sequence[float]], device: torch.device) -> Tensor:
