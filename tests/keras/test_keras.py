@@ -1,0 +1,51 @@
+"""Every Keras backend, each in a process of its own, since Keras chooses its backend when it is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BACKENDS = ("tensorflow", "jax", "torch")
+FRAMEWORKS = ("tensorflow", "jax", "torch", "optax")
+
+
+def python(*arguments: str, backend: str) -> subprocess.CompletedProcess[str]:
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": ""}
+    small = {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | quiet | small | {"KERAS_BACKEND": backend}
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def needs(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend(backend):
+    needs("keras", backend)
+    done = python(
+        *("-m", "pytest", "tests/keras/checks.py", "--noconftest", "-q", "-p", "no:cacheprovider", "--color=no"),
+        backend=backend,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_import_loads_no_other_framework(backend):
+    needs("keras", backend)
+    code = f"loaded = lambda: {{m for m in {FRAMEWORKS} if m in sys.modules}}; before = loaded()"
+    done = python("-c", f"import sys, keras; {code}; import adabelief.keras; print(loaded() - before)", backend=backend)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_missing_keras_names_the_extra():
+    done = python("-c", "import sys; sys.modules['keras'] = None\nimport adabelief.keras", backend="torch")
+    assert "ImportError: AdaBelief for Keras needs keras: pip install 'adabelief[keras]'" in done.stderr
