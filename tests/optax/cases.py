@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from adabelief.rule import reference_step
+from tests.mixes import CENTRALIZATIONS, DECAYS, RECTIFICATIONS, SIGNS, mixes
 
 STEP_TOLERANCE = {False: 1e-12, True: 1e-5}
 """Relative error allowed in a step and in the state, by whether the state is in single precision."""
-
-DECAYS = {
-    "nodecay": {},
-    "coupled": {"weight_decay": 0.1, "weight_decouple": False},
-    "decoupled": {"weight_decay": 0.1, "weight_decouple": True},
-    "fixed": {"weight_decay": 0.1, "weight_decouple": True, "fixed_decay": True},
-}
-RECTIFICATIONS = {
-    "plain": {},
-    "rectified": {"rectify": True},
-    "waiting": {"rectify": True, "degenerated_to_sgd": False},
-}
-SIGNS = {"": {}, "amsgrad": {"amsgrad": True}, "maximize": {"maximize": True}}
-CENTRALIZATIONS = {
-    "nogc": {"use_gc": False},
-    "gc": {},
-    "conv": {"gc_conv_only": True},
-    "step": {"gc_loc": False},
-}
-
-
-def _mixes(*tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {
-        "-".join(filter(None, names)): {
-            k: v for table, name in zip(tables, names, strict=True) for k, v in table[name].items()
-        }
-        for names in product(*tables)
-    }
 
 
 def _named(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -51,11 +23,11 @@ def _named(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 MIXES: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         f"adabelief-{name}": _named(o | {"learning_rate": 1e-2, "eps": 1e-8})
-        for name, o in _mixes(DECAYS, RECTIFICATIONS, SIGNS).items()
+        for name, o in mixes(DECAYS, RECTIFICATIONS, SIGNS).items()
     },
     **{
         f"ranger-{name}": ("ranger_adabelief", o | {"learning_rate": 1e-2, "k": 3})
-        for name, o in (_mixes(DECAYS, CENTRALIZATIONS) | _mixes({"coupled": DECAYS["coupled"]}, SIGNS)).items()
+        for name, o in (mixes(DECAYS, CENTRALIZATIONS) | mixes({"coupled": DECAYS["coupled"]}, SIGNS)).items()
     },
     "adabelief-b1=0": ("adabelief", {"learning_rate": 1e-2, "b1": 0.0}),
     "adabelief-b1=0-rectified": ("adabelief", {"learning_rate": 1e-2, "b1": 0.0, "b2": 0.99, "rectify": True}),

@@ -8,44 +8,16 @@ import torch
 from torch import Tensor
 
 from adabelief import AdaBelief, RangerAdaBelief
-
-DECAYS = {
-    "nodecay": {},
-    "coupled": {"weight_decay": 0.1, "weight_decouple": False},
-    "decoupled": {"weight_decay": 0.1, "weight_decouple": True},
-    "fixed": {"weight_decay": 0.1, "weight_decouple": True, "fixed_decay": True},
-}
-RECTIFICATIONS = {
-    "plain": {},
-    "rectified": {"rectify": True},
-    "waiting": {"rectify": True, "degenerated_to_sgd": False},
-}
-SIGNS = {"": {}, "amsgrad": {"amsgrad": True}, "maximize": {"maximize": True}}
-CENTRALIZATIONS = {
-    "nogc": {"use_gc": False},
-    "gc": {},
-    "conv": {"gc_conv_only": True},
-    "step": {"gc_loc": False},
-}
-
-
-def _mixes(*tables: dict[str, dict]) -> dict[str, dict]:
-    return {
-        "-".join(filter(None, names)): {
-            k: v for table, name in zip(tables, names, strict=True) for k, v in table[name].items()
-        }
-        for names in product(*tables)
-    }
-
+from tests.mixes import CENTRALIZATIONS, DECAYS, RECTIFICATIONS, SIGNS, mixes
 
 MIXES = {
     **{
         f"AdaBelief-{name}": (AdaBelief, o | {"lr": 1e-2, "eps": 1e-8})
-        for name, o in _mixes(DECAYS, RECTIFICATIONS, SIGNS).items()
+        for name, o in mixes(DECAYS, RECTIFICATIONS, SIGNS).items()
     },
     **{
         f"Ranger-{name}": (RangerAdaBelief, o | {"lr": 1e-2, "k": 3})
-        for name, o in _mixes(DECAYS, CENTRALIZATIONS, SIGNS).items()
+        for name, o in mixes(DECAYS, CENTRALIZATIONS, SIGNS).items()
     },
     "AdaBelief-beta1=0": (AdaBelief, {"lr": 1e-2, "betas": (0.0, 0.999)}),
     "AdaBelief-beta1=0-rectified": (AdaBelief, {"lr": 1e-2, "betas": (0.0, 0.99), "rectify": True}),

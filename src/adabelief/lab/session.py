@@ -59,9 +59,8 @@ def run(
     with progress(console, accelerator.is_main_process) as bar:
         row = bar.add_task(task.name, total=UNITS * len(configs), note="")
         for i, config in enumerate(configs):
-            accelerator = Accelerator(
-                cpu=cpu, mixed_precision=config.precision
-            )  # a new one holds nothing of the last run
+            # a new one holds nothing of the last run
+            accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
             folder = Folder(out / config.folder)
             label = f"{config.folder.parts[-2]}, seed {config.seed}"
             bar.update(row, description=label, completed=UNITS * i, note="")
