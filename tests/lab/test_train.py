@@ -350,6 +350,7 @@ def test_bf16_where_it_is_asked_for(tmp_path):
         losses.append([line["loss"] for line in numbers(folder) if "loss" in line])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert Accelerator(cpu=True).mixed_precision == "no"  # whatever the process does next is not in bf16
 
 
 def test_digits_learn(tmp_path, accelerator):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -53,13 +53,10 @@ def run(
         OSError: If data or a folder cannot be read or written.
     """
     console = console or Console()
-    AcceleratorState._reset_state()  # it keeps the precision of a process's first command
-    accelerator = Accelerator(cpu=cpu, mixed_precision=configs[0].precision)
     results = []
-    with progress(console, accelerator.is_main_process) as bar:
+    with _own_precision(), progress(console, PartialState(cpu=cpu).is_main_process) as bar:
         row = bar.add_task(task.name, total=UNITS * len(configs), note="")
         for i, config in enumerate(configs):
-            # a new one holds nothing of the last run
             accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
             folder = Folder(out / config.folder)
             label = f"{config.folder.parts[-2]}, seed {config.seed}"
@@ -87,7 +84,17 @@ def run(
                 console.print(f"{label}: {_told(task, result)}", soft_wrap=True, highlight=False)
             results.append((config, result))
         bar.update(row, completed=UNITS * len(configs), description="done")
-    return results if accelerator.is_main_process else []
+    return results if PartialState().is_main_process else []
+
+
+@contextmanager
+def _own_precision() -> Iterator[None]:
+    """Accelerate keeps the precision that a process asked for first: neither into here nor out of it."""
+    AcceleratorState._reset_state()
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state()
 
 
 def summary(task: Task, results: list[tuple[Config, dict[str, Any]]]) -> Table:
