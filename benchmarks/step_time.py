@@ -86,7 +86,7 @@ def arms(params: list[torch.nn.Parameter]) -> dict[str, Callable[[], object]]:
     table = cpu.Table(rows, "traffic")
 
     def limit(kept: object = moments) -> None:  # the table knows addresses only
-        table.update(0)
+        table.update(0, [0.0] * len(cpu.SCALARS))
 
     return {"limit": limit, **steps}
 

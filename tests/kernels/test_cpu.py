@@ -14,13 +14,17 @@ NEUTRAL = dict(gain=1.0, shrink=1.0, l2=0.0, mean_gain=0.1, beta2=0.999, belief_
 NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, alpha=0.5)
 
 
+def scalars(**changes):
+    return [(NEUTRAL | changes)[name] for name in cpu.SCALARS]
+
+
 def update(p, g=None, flags=0, **changes):
     """One call of the kernel on one tensor; returns m and s."""
     wide = torch.promote_types(p.dtype, torch.float32)
     g = torch.zeros_like(p) if g is None else g
     m, s = torch.zeros_like(p, dtype=wide), torch.zeros_like(p, dtype=wide)
     row = [p.data_ptr(), g.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, p.numel(), 0]
-    cpu.Table([row], str(p.dtype).removeprefix("torch.")).update(flags, **NEUTRAL | changes)
+    cpu.Table([row], str(p.dtype).removeprefix("torch.")).update(flags, scalars(**changes))
     return m, s
 
 
@@ -74,7 +78,7 @@ def test_nan_wins_the_maximum():
     p, g, s_max = torch.ones(5), torch.tensor([1.0, float("nan"), 1.0, 0.0, 2.0]), torch.full((5,), 5e-4)
     m, s = torch.zeros(5), torch.zeros(5)
     row = [*(x.data_ptr() for x in (p, g, m, s, s_max)), 0, 5, 0]
-    cpu.Table([row], "float32").update(cpu.AMSGRAD, **NEUTRAL)
+    cpu.Table([row], "float32").update(cpu.AMSGRAD, scalars())
     assert torch.equal(torch.maximum(s, torch.full((5,), 5e-4)).isnan(), s_max.isnan())
     assert s_max[1].isnan()
     assert s_max[3] == np.float32(5e-4)
@@ -95,7 +99,7 @@ def test_threads_split_lists_anywhere(threads):
         rows = [[*(x.data_ptr() for x in four), 0, 0, four[0].numel(), 0] for four in tensors]
         table = cpu.Table(rows, "float32")
         for _ in range(3):
-            table.update(0, **NEUTRAL | dict(step_size=0.1))
+            table.update(0, scalars(step_size=0.1))
         results.append([x.clone() for four in tensors for x in four])
     torch.set_num_threads(before)
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))

@@ -257,11 +257,11 @@ def test_the_c_kernel_agrees(interpreted, dtype, rule):
     """To the last places: it may contract a product and a sum into one rounding."""
     ours, theirs = (Walk(interpreted, SHAPES, dtype, **RULES[rule]) for _ in range(2))
     ours.update()
-    row = dict(zip(gpu.SCALARS, theirs.coefficients(theirs.states[:1])[0].tolist(), strict=True))
+    *row, synchronize, _ = theirs.coefficients(theirs.states[:1])[0].tolist()
     flags = cpu.AMSGRAD if theirs.options.get("amsgrad") else 0
-    flags |= cpu.LOOKAHEAD if row["synchronize"] else 0
+    flags |= cpu.LOOKAHEAD if synchronize else 0
     table = cpu.Table([theirs.row(x) for x in theirs.arrays], theirs.name())
-    table.update(flags, **{name: row[name] for name in gpu.SCALARS[:-2]})
+    table.update(flags, row)
     eps = torch.finfo(dtype).eps
     for x, y in zip(ours.arrays, theirs.arrays, strict=True):
         for name in x:

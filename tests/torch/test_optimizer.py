@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.rule import denominator_floor
@@ -386,3 +387,29 @@ def test_hyper_parameters(lr, beta1, beta2, eps, weight_decay, options, shape, d
     for seed in range(7):
         set_gradients(params, seed)
         oracle.step()
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["own", "global"])
+def test_hooks_of_torch_see_every_step(everywhere):
+    """They are called, in order and with changed arguments, although a step without hooks goes past torch's wrapper."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer, seen = AdaBelief([p], lr=0.1), []
+    before = register_optimizer_step_pre_hook if everywhere else optimizer.register_step_pre_hook
+    after = register_optimizer_step_post_hook if everywhere else optimizer.register_step_post_hook
+
+    def closure():
+        p.grad = torch.ones(3)
+        seen.append("closure")
+        return 7.0
+
+    assert optimizer.step(closure) == 7.0
+    handles = [
+        before(lambda o, args, kwargs: (seen.append(("before", o)), ((o, closure), {}))[1]),
+        after(lambda o, args, kwargs: seen.append(("after", o))),
+    ]
+    assert optimizer.step() == 7.0
+    assert seen == ["closure", ("before", optimizer), "closure", ("after", optimizer)]
+    for handle in handles:
+        handle.remove()
+    optimizer.step()
+    assert len(seen) == 4

@@ -219,30 +219,38 @@ static int64_t cut(const int64_t *begins, int64_t n, int64_t at) {
     return begin + (at - begin) / 64 * 64;
 }
 
+/* The elements [from, to) of the list. */
+static void update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags, const Coefficients *c,
+                   int64_t from, int64_t to) {
+    for (int64_t i = holder(begins, n, from); i < n && begins[i] < to; i++) {
+        int64_t begin = begins[i] > from ? begins[i] : from;
+        int64_t end = begins[i + 1] < to ? begins[i + 1] : to;
+        if (begin < end) run[type](flags, &tensors[i], c, begin - begins[i], end - begins[i]);
+    }
+}
+
 /* Updates n tensors of one type, an index into `run`. begins[i] counts the elements before tensor i, begins[n] all. The
  * elements of the list as a whole are split evenly between the threads, whatever tensor they are in; a centralized row
  * stays with one. */
 EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags,
                              const Coefficients *c) {
-    const int64_t elements = begins[n], least = 16384; /* elements that are worth a thread */
+    const int64_t elements = begins[n];
 #ifdef _OPENMP
+    const int64_t least = 16384; /* elements that are worth a thread */
     int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
     if (threads > 1 + elements / least) threads = 1 + (int)(elements / least);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-#endif
-    {
-        int64_t from = 0, to = elements;
-#ifdef _OPENMP
-        int64_t share = (elements + omp_get_num_threads() - 1) / omp_get_num_threads();
-        from = cut(begins, n, share * omp_get_thread_num());
-        to = cut(begins, n, share * (omp_get_thread_num() + 1));
-#endif
-        for (int64_t i = holder(begins, n, from); i < n && begins[i] < to; i++) {
-            int64_t begin = begins[i] > from ? begins[i] : from;
-            int64_t end = begins[i + 1] < to ? begins[i + 1] : to;
-            if (begin < end) run[type](flags, &tensors[i], c, begin - begins[i], end - begins[i]);
+    if (threads > 1) { /* a region of one thread would put the others to sleep */
+#pragma omp parallel num_threads(threads)
+        {
+            int64_t share = (elements + omp_get_num_threads() - 1) / omp_get_num_threads();
+            int64_t from = cut(begins, n, share * omp_get_thread_num());
+            int64_t to = cut(begins, n, share * (omp_get_thread_num() + 1));
+            update(tensors, begins, n, type, flags, c, from, to);
         }
+        return;
     }
+#endif
+    update(tensors, begins, n, type, flags, c, 0, elements);
 }
 
 EXPORT const char *adabelief_instruction_set(void) {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -29,10 +30,8 @@ SCALARS = (
 """The numbers that an update takes."""
 
 
-class _Scalars(ctypes.Structure):
-    """As cpu.c has them."""
-
-    _fields_ = [(name, ctypes.c_double) for name in SCALARS]
+_SCALARS = struct.Struct(f"{len(SCALARS)}d")
+"""As cpu.c has them."""
 
 
 class Table:
@@ -47,29 +46,23 @@ class Table:
         begins = np.concatenate([[0], np.cumsum(self._rows[:, COLUMNS.index("elements")])])
         self._begins = np.ascontiguousarray(begins, dtype=np.int64)
         self._type = TYPES[type_name]
-        self._scalars = _Scalars()
+        self._scalars = ctypes.create_string_buffer(_SCALARS.size)
         self._size = len(self._rows)
-        self._addresses = (
-            ctypes.c_void_p(self._rows.ctypes.data),
-            ctypes.c_void_p(self._begins.ctypes.data),
-            ctypes.byref(self._scalars),
-        )
+        self._addresses = ctypes.c_void_p(self._rows.ctypes.data), ctypes.c_void_p(self._begins.ctypes.data)
 
     def set_gradients(self, addresses: Sequence[int]) -> None:
         """Replaces the addresses of the gradients, one for each row."""
         self._rows[:, COLUMNS.index("g")] = addresses
 
-    def update(self, flags: int, **scalars: float) -> None:
+    def update(self, flags: int, scalars: Sequence[float]) -> None:
         """Applies one step.
 
         Args:
             flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part.
-            **scalars: Those of SCALARS.
+            scalars: The numbers that SCALARS names.
         """
-        for name, value in scalars.items():
-            setattr(self._scalars, name, value)
-        rows, begins, c = self._addresses
-        _kernel().adabelief_update(rows, begins, self._size, self._type, flags, c)
+        _SCALARS.pack_into(self._scalars, 0, *scalars)
+        _kernel().adabelief_update(*self._addresses, self._size, self._type, flags, self._scalars)
 
 
 class Steps:

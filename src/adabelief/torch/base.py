@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
-from functools import partial
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.autograd import _profiler_enabled as profiling  # type: ignore[attr-defined]
+from torch.optim import Optimizer, optimizer
 
 from adabelief import rule
 from adabelief.torch import compiled, fused, state
@@ -27,6 +28,28 @@ class Base(Optimizer):
 
     found_inf: Tensor | float | None = None
     """Set before a step: the step is skipped where it is not 0 (the GradScaler's contract)."""
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps a class's step as torch does, for hooks and the profiler; where neither is in use, calls go past it.
+
+        What torch does for the profiler costs more than the step of many small tensors.
+        """
+        hooked = Optimizer.profile_hook_step(func)
+
+        @functools.wraps(func)
+        def step(self: Base, *args: Any, **kwargs: Any) -> Any:
+            watched = (
+                torch.compiler.is_compiling()
+                or profiling()
+                or self._optimizer_step_pre_hooks
+                or self._optimizer_step_post_hooks
+                or optimizer._global_optimizer_pre_hooks
+                or optimizer._global_optimizer_post_hooks
+            )
+            return (hooked if watched else func)(self, *args, **kwargs)
+
+        return step
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -109,7 +132,10 @@ class Base(Optimizer):
             lr = float(lr)
         elif torch.compiler.is_compiling() and not isinstance(lr, Tensor):
             lr = torch.zeros((), dtype=torch.float64) + lr  # so that the graph serves every lr
-        coefficients, options = partial(self._coefficients, group, lr), self._options(group, grad_scale=grad_scale)
+        coefficients, options = (
+            functools.partial(self._coefficients, group, lr),
+            self._options(group, grad_scale=grad_scale),
+        )
         if part:
             part.step(coefficients, options)
             if not part.rest:

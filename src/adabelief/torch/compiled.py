@@ -58,10 +58,11 @@ def _update(
             rows = scalars[indices].to(device, non_blocking=True)
             fused.OnGpu(tensors, indices, options).apply(rows, lookahead=bool(k))
             continue
-        named = dict(zip(fused.SCALARS, row, strict=True))
         if kind is fused.OnCpu:
-            fused.OnCpu(tensors, indices, options).apply(named)
-        elif not named["skip"]:
+            fused.OnCpu(tensors, indices, options).apply(row)
+            continue
+        named = dict(zip(fused.SCALARS, row, strict=True))
+        if not named["skip"]:
             c = Coefficients(**{name: named[name] for name in Coefficients._fields})
             rest = options._replace(grad_scale=1.0 / named["gain"], alpha=named["alpha"])
             dims = [centralized_dims(params[i], gc_min_dim) for i in indices]

@@ -60,11 +60,12 @@ class OnCpu:
         t = self._steps.count()
         self.apply(_scalars(t, coefficients(t, xp=Floats), options))
 
-    def apply(self, scalars: dict[str, float]) -> None:
-        """Applies one step with the given scalars."""
-        flags = self._flags | (cpu.LOOKAHEAD if scalars["synchronize"] else 0)
+    def apply(self, row: tuple[float, ...]) -> None:
+        """Applies one step with a row of SCALARS."""
+        *scalars, synchronize, _ = row
+        flags = self._flags | (cpu.LOOKAHEAD if synchronize else 0)
         with record_function("adabelief::cpu_update") if profiling() else nullcontext():
-            self._table.update(flags, **{name: scalars[name] for name in cpu.SCALARS})
+            self._table.update(flags, scalars)
 
 
 class OnGpu:
@@ -98,9 +99,9 @@ class OnGpu:
             self.apply(traced_scalars(self._steps, coefficients, options), lookahead=bool(options.k))
             return
         t = self._steps.count()
-        scalars = _scalars(t, coefficients(t, xp=Floats), options)
-        rows = self._gpu.upload([[scalars[name] for name in SCALARS]], self._device)
-        self.apply(rows, lookahead=bool(scalars["synchronize"]))
+        *scalars, synchronize, skip = _scalars(t, coefficients(t, xp=Floats), options)
+        rows = self._gpu.upload([[*scalars, synchronize, skip]], self._device)
+        self.apply(rows, lookahead=bool(synchronize))
 
     def apply(self, rows: Tensor, lookahead: bool) -> None:
         """Applies one step with a row of SCALARS for each array, or one for all."""
@@ -109,21 +110,20 @@ class OnGpu:
             self._table.update(flags, rows)
 
 
-def _scalars(t: Any, c: Coefficients, options: Options) -> dict[str, Any]:
-    """What a kernel takes beside addresses in step t."""
+def _scalars(t: Any, c: Coefficients, options: Options) -> tuple[Any, ...]:
+    """What a kernel takes beside addresses in step t: a row of SCALARS."""
     gain = (-1.0 if options.maximize else 1.0) / (1.0 if options.grad_scale is None else options.grad_scale)
     synchronize = t % options.k == 0 if options.k else 0.0
     skip = 0.0 if options.found_inf is None else options.found_inf
-    named = dict(zip(Coefficients._fields, c, strict=True))
-    return {"gain": gain, "alpha": options.alpha, "synchronize": synchronize, "skip": skip, **named}
+    return gain, *c, options.alpha, synchronize, skip
 
 
 def traced_scalars(steps: list[Tensor], coefficients: Callable[..., Coefficients], options: Options) -> Tensor:
     """Counts one step for each array, and the scalars that it takes: a row of SCALARS, in float64, on their device."""
     torch._foreach_add_(steps, 1.0 if options.found_inf is None else 1.0 - options.found_inf)
     t = torch.stack(steps).double()
-    scalars = _scalars(t, coefficients(t, xp=torch), options)
-    return torch.stack([torch.zeros_like(t) + scalars[name] for name in SCALARS], dim=1)
+    row = _scalars(t, coefficients(t, xp=torch), options)
+    return torch.stack([torch.zeros_like(t) + scalar for scalar in row], dim=1)
 
 
 def _gpu_unavailable() -> str:
