@@ -18,7 +18,7 @@ class BuildKernel(build_ext):
 # computed exactly as its elements are.
 flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
 if sys.platform == "win32":
-    compile_args, link_args = ["/O2", "/openmp"], []
+    compile_args, link_args = ["/O2", "/openmp", "/std:c11"], []
 elif sys.platform == "darwin":
     compile_args, link_args = [*flags], []  # its compiler has no OpenMP
 else:

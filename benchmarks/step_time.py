@@ -1,10 +1,11 @@
 """How long a step takes: ours beside AdamW, the published AdaBelief, another port, and the limit that memory sets.
 
-    python benchmarks/step_time.py [CASE ...] [--seconds 20] [--threads N] [--out DIR]
+    python benchmarks/step_time.py [CASE ...] [--device cuda] [--seconds 20] [--threads N] [--out DIR]
 
 All arms step the same parameters and gradients in one process, in a new order each round, so that what slows the
 machine down slows all of them; what is printed are medians, and medians of the ratios within a round. `limit` only
-reads g, p, m, s and writes p, m, s. Extra memory is what one step adds to the peak of a fresh process.
+moves the bytes that a step has to: it reads g, p, m, s and writes p, m, s; on a GPU it copies as many. Extra memory is
+what one step adds to the peak, on a CPU that of a fresh process. A step on a GPU is timed until the device is done.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -77,6 +79,9 @@ def arms(params: list[torch.nn.Parameter]) -> dict[str, Callable[[], object]]:
 
         optimizers["pytorch_optimizer"] = pytorch_optimizer.AdaBelief(params)
     steps: dict[str, Callable[[], object]] = {name: optimizer.step for name, optimizer in optimizers.items()}
+    if params[0].is_cuda:
+        source = torch.zeros(14 * sum(p.numel() for p in params), dtype=torch.uint8, device="cuda")
+        return {"limit": partial(torch.empty_like(source).copy_, source), **steps}
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
     rows = [
         [p.data_ptr(), p.grad.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, p.numel(), 0]
@@ -91,23 +96,26 @@ def arms(params: list[torch.nn.Parameter]) -> dict[str, Callable[[], object]]:
     return {"limit": limit, **steps}
 
 
-def parameters(shapes: Shapes) -> list[torch.nn.Parameter]:
+def parameters(shapes: Shapes, device: str = "cpu") -> list[torch.nn.Parameter]:
     """Normal parameters and gradients."""
-    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    params = [torch.nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p)
     return params
 
 
-def measure(shapes: Shapes, seconds: float) -> dict[str, list[float]]:
+def measure(shapes: Shapes, seconds: float, device: str) -> dict[str, list[float]]:
     """Seconds of every arm's step, round after round, after two rounds of warm-up."""
-    steps = arms(parameters(shapes))
+    steps = arms(parameters(shapes, device))
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in steps}
     order, end = random.Random(0), None
     while end is None or time.perf_counter() < end or len(times["limit"]) < 5:
         for name in order.sample(list(steps), len(steps)):  # what ran before decides what is in the cache
+            wait()
             start = time.perf_counter()
             steps[name]()
+            wait()
             times[name].append(time.perf_counter() - start)
         if end is None and len(times["limit"]) == 2:
             times = {name: [] for name in steps}
@@ -120,8 +128,15 @@ def ratio(times: dict[str, list[float]], name: str, to: str) -> float:
     return median(a / b for a, b in zip(times[name], times[to], strict=True))
 
 
-def extra_mib(case: str, name: str) -> float:
-    """What one step adds to the peak memory of a fresh process, in MiB, after a first step."""
+def extra_mib(case: str, name: str, device: str) -> float:
+    """What one step adds to the peak of memory, in MiB, after a first step."""
+    if device == "cuda":
+        step = arms(parameters(CASES[case], device))[name]
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     done = subprocess.run(
         [sys.executable, __file__, case, "--peak-of", name], capture_output=True, text=True, check=True
     )
@@ -145,8 +160,11 @@ def _status(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def machine() -> str:
-    """Processor, threads and versions."""
+def machine(device: str = "cpu") -> str:
+    """The device, and versions."""
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}; {versions}"
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
@@ -156,7 +174,7 @@ def machine() -> str:
     processor = names[0] if names else platform.processor()
     return (
         f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {cpu.instruction_set()} kernel; "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
+        f"{versions}"
     )
 
 
@@ -181,6 +199,7 @@ def main() -> None:
     """Measures and prints; see the first lines of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda is ROCm too (default cpu)")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each case, at least five rounds (default 20)")
     parser.add_argument("--threads", type=int, help="of torch and of the kernel (default: torch's)")
     parser.add_argument("--out", type=Path, help="folder for step_time.md and step_time.png")
@@ -196,15 +215,16 @@ def main() -> None:
     if arguments.peak_of:
         return print_peak(CASES[cases[0]], arguments.peak_of)
 
-    lines = [f"`{' '.join(['python', 'benchmarks/step_time.py', *sys.argv[1:]])}` on {machine()}.", ""]
+    lines = [f"`{' '.join(['python', 'benchmarks/step_time.py', *sys.argv[1:]])}` on {machine(arguments.device)}.", ""]
     results = {}
     for case in cases:
-        times = results[case] = measure(CASES[case], arguments.seconds)
+        times = results[case] = measure(CASES[case], arguments.seconds, arguments.device)
         elements = sum(torch.Size(shape).numel() for shape in CASES[case])
         lines += [f"### {case}: {elements:,} elements in {len(CASES[case])} tensors, {len(times['limit'])} rounds", ""]
         lines += ["| step | ms | x AdamW fused | x limit | GB/s | extra MiB |", "| :-- | --: | --: | --: | --: | --: |"]
         for name, seconds in times.items():
-            extra = "" if arguments.no_memory or name == "limit" else f"{extra_mib(case, name):.0f}"
+            skipped = arguments.no_memory or name == "limit"
+            extra = "" if skipped else f"{extra_mib(case, name, arguments.device):.0f}"
             lines.append(
                 f"| {name} | {median(seconds) * 1e3:.3f} | {ratio(times, name, 'AdamW fused'):.2f} "
                 f"| {ratio(times, name, 'limit'):.2f} | {28e-9 * elements / median(seconds):.1f} | {extra} |"

@@ -83,7 +83,7 @@ class Walk:
         return [*addresses, x["p"].numel(), len(x["p"]) if centralized else 0]
 
     def coefficients(self, states, skip=0.0):
-        used = {"amsgrad", "maximize", "grad_scale", "use_gc", "k", "alpha"}
+        used = {"amsgrad", "maximize", "grad_scale", "use_gc", "gc_loc", "k", "alpha"}
         rows = []
         for state in states:
             t, k = state["step"] + 1, self.options.get("k", 0)
@@ -94,10 +94,14 @@ class Walk:
             rows.append([scalars[name] for name in gpu.SCALARS])
         return torch.tensor(rows, dtype=torch.float64)
 
+    def flags(self):
+        options = self.options
+        steps = 0 if options.get("gc_loc", True) else gpu.CENTRALIZED_STEPS
+        return steps | (gpu.AMSGRAD if options.get("amsgrad") else 0) | (gpu.LOOKAHEAD if options.get("k") else 0)
+
     def update(self, **changes):
-        flags = (gpu.AMSGRAD if self.options.get("amsgrad") else 0) | (gpu.LOOKAHEAD if self.options.get("k") else 0)
         states = self.states if self.apart else self.states[:1]
-        self.table.update(flags, self.coefficients(states, **changes))
+        self.table.update(self.flags(), self.coefficients(states, **changes))
 
     def steps(self, n=3):
         for _ in range(n):
@@ -128,6 +132,7 @@ RULES = {
     "gain": dict(maximize=True, grad_scale=1024.0),
     "lookahead": dict(k=2, alpha=0.3),
     "all": dict(amsgrad=True, maximize=True, k=2, alpha=0.3, use_gc=True, weight_decay=0.1, rectify=True),
+    "steps": dict(amsgrad=True, grad_scale=2.0, k=2, use_gc=True, gc_loc=False, weight_decay=0.1, rectify=True),
 }
 
 
@@ -145,12 +150,13 @@ def test_each_array_may_have_its_own_step_number(interpreted, dtype, offset):
     walk.steps(4)
 
 
+@pytest.mark.parametrize("gc_loc", [True, False], ids=["gradients", "steps"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rows_are_centralized(interpreted, dtype, weight_decay):
+def test_rows_are_centralized(interpreted, dtype, weight_decay, gc_loc):
     """Short, odd and long rows, those that end within a chunk and those that fill several; beside an array of none."""
     shapes = [(5,), (700, 3), (3, 1), (16, 256), (3, 4097), (2, 1000, 9), (1, 8200)]
-    Walk(interpreted, shapes, dtype, use_gc=True, weight_decay=weight_decay, grad_scale=2.0).steps(2)
+    Walk(interpreted, shapes, dtype, use_gc=True, gc_loc=gc_loc, weight_decay=weight_decay, grad_scale=2.0).steps(2)
 
 
 def test_a_skipped_array_stays_as_it_is(interpreted):
@@ -258,8 +264,7 @@ def test_the_c_kernel_agrees(interpreted, dtype, rule):
     ours, theirs = (Walk(interpreted, SHAPES, dtype, **RULES[rule]) for _ in range(2))
     ours.update()
     *row, synchronize, _ = theirs.coefficients(theirs.states[:1])[0].tolist()
-    flags = cpu.AMSGRAD if theirs.options.get("amsgrad") else 0
-    flags |= cpu.LOOKAHEAD if synchronize else 0
+    flags = theirs.flags() if synchronize else theirs.flags() & ~cpu.LOOKAHEAD
     table = cpu.Table([theirs.row(x) for x in theirs.arrays], theirs.name())
     table.update(flags, row)
     eps = torch.finfo(dtype).eps
@@ -271,7 +276,8 @@ def test_the_c_kernel_agrees(interpreted, dtype, rule):
 def test_the_two_kernels_take_the_same():
     assert gpu.COLUMNS == cpu.COLUMNS
     assert list(gpu.SCALARS) == [*cpu.SCALARS, "synchronize", "skip"]
-    assert (gpu.AMSGRAD, gpu.LOOKAHEAD) == (cpu.AMSGRAD, cpu.LOOKAHEAD)
+    for flag in ("AMSGRAD", "LOOKAHEAD", "CENTRALIZED_STEPS"):
+        assert getattr(gpu, flag) == getattr(cpu, flag)
 
 
 def test_lists_of_nothing_launch_nothing():
@@ -388,12 +394,12 @@ def wide_accesses(asm, target):
     return tuple(len(re.findall(pattern, asm)) for pattern in INSTRUCTIONS[TARGETS[target][0]])
 
 
-@pytest.mark.parametrize("everything", [False, True], ids=["plain", "everything"])
+@pytest.mark.parametrize("everything", ["", "gradients", "steps"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("target", TARGETS)
 def test_all_arrays_are_read_and_written_in_128_bits(compiled, target, dtype, everything):
     """8 elements a thread: so many accesses for each array."""
-    flags = dict(AMSGRAD=everything, LOOKAHEAD=everything, CENTRALIZED=everything)
+    flags = dict(AMSGRAD=bool(everything), LOOKAHEAD=bool(everything), CENTRALIZED=everything)
     asm = compiled(gpu._update, target, dtype, CHUNK=gpu.CHUNK, **flags)
     narrow = 8 * dtype.itemsize // 16
     state = 8 * max(dtype.itemsize, 4) // 16
@@ -408,17 +414,21 @@ def test_all_arrays_are_read_and_written_in_128_bits(compiled, target, dtype, ev
         assert re.search(rf"\bdiv\.rn\.{kind}\b", asm)
 
 
+@pytest.mark.parametrize("centralized", ["gradients", "steps"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("target", TARGETS)
-def test_means_read_128_bits(compiled, target, dtype):
-    loads, _ = wide_accesses(compiled(gpu._take_means, target, dtype), target)
-    assert loads == 2 * 8 * dtype.itemsize // 16  # g and p
+def test_means_read_128_bits(compiled, target, dtype, centralized):
+    asm = compiled(gpu._take_means, target, dtype, AMSGRAD=True, CENTRALIZED=centralized)
+    loads, _ = wide_accesses(asm, target)
+    assert loads == 2 * 8 * dtype.itemsize // 16 + (
+        3 * 8 * 4 // 16 if centralized == "steps" else 0
+    )  # g, p; m, s, s_max
 
 
 @pytest.mark.parametrize("target", ["A100", "H100"])
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "f16")])
 def test_halves_are_rounded_to_nearest(compiled, target, dtype, name):
-    asm = compiled(gpu._update, target, dtype, CHUNK=gpu.CHUNK, AMSGRAD=False, LOOKAHEAD=False, CENTRALIZED=False)
+    asm = compiled(gpu._update, target, dtype, CHUNK=gpu.CHUNK, AMSGRAD=False, LOOKAHEAD=False, CENTRALIZED="")
     conversions = set(re.findall(rf"cvt\.\S*\.{name}(?:x2)?\.f32", asm))
     assert conversions
     assert all(x.startswith("cvt.rn.") for x in conversions)

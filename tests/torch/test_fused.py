@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -321,7 +322,7 @@ def test_gradients_are_not_kept_alive():
 
 
 @needs_kernel
-@pytest.mark.parametrize("cls", [AdaBelief, RangerAdaBelief])
+@pytest.mark.parametrize("cls", [AdaBelief, RangerAdaBelief, partial(RangerAdaBelief, gc_loc=False)])
 def test_layouts_that_the_kernel_takes(cls):
     """Dense memory in any order of dimensions, where the gradient has the same: transposed, channels last, complex."""
     generator = torch.Generator().manual_seed(0)

@@ -2,11 +2,12 @@
  *
  * Knows addresses and numbers, nothing of frameworks. The element-wise rule is that of adabelief/rule.py:
  *
- *     p <- shrink p;  g <- gain g + l2 p - mean of its row (where centralized)
+ *     p <- shrink p;  g <- gain g + l2 p
  *     d = g - m;  m <- m + mean_gain d;  s <- beta2 s + belief_gain d d + eps
  *     p <- p - step_size m / (sqrt(max s) root_scale + offset)
  *     slow <- slow + alpha (p - slow), p <- slow                                        (where Lookahead is due)
  *
+ * where from g, or else from what step_size multiplies, the mean of its row is taken (if it is centralized).
  * Half-precision parameters are computed in float, with float state, and rounded once, to nearest even.
  * Every loop below is written so that the compiler vectorises it, for each of several instruction sets; which of them
  * runs is chosen when the library is loaded.
@@ -45,7 +46,7 @@ typedef struct {
     int64_t p, g, m, s, s_max, slow, elements, rows;
 } Tensor;
 
-enum { AMSGRAD = 1, LOOKAHEAD = 2 };
+enum { AMSGRAD = 1, LOOKAHEAD = 2, CENTRALIZED_STEPS = 4 }; /* the last: of rows, instead of gradients */
 
 typedef uint16_t bfloat16_t;
 typedef struct {
@@ -96,72 +97,98 @@ INLINE float16_t store_float16_t(float x) {
     return half;
 }
 
-/* The elements [from, to) of one tensor. T: the parameter's type; R: the type of state and arithmetic. */
-#define DEFINE_UPDATE(NAME, T, R, SQRT, MAX, amsgrad, lookahead)                                                       \
-    CLONES static void NAME(const Tensor *tensor, const Coefficients *c, R mean, int64_t from, int64_t to) {           \
-        T *restrict p = (T *)(intptr_t)tensor->p;                                                                      \
-        const T *restrict g = (const T *)(intptr_t)tensor->g;                                                          \
-        R *restrict m = (R *)(intptr_t)tensor->m, *restrict s = (R *)(intptr_t)tensor->s;                              \
-        R *restrict s_max = (R *)(intptr_t)tensor->s_max, *restrict slow = (R *)(intptr_t)tensor->slow;                \
-        const R gain = (R)c->gain, shrink = (R)c->shrink, l2 = (R)c->l2, mean_gain = (R)c->mean_gain;                  \
-        const R beta2 = (R)c->beta2, belief_gain = (R)c->belief_gain, eps = (R)c->eps, step_size = (R)c->step_size;    \
-        const R root_scale = (R)c->root_scale, offset = (R)c->offset, alpha = (R)c->alpha;                             \
-        (void)s_max, (void)slow, (void)alpha;                                                                          \
+#define MAX_OF(x, y) ((x) > (y) || (x) != (x) ? (x) : (y)) /* nan wins, as in torch.maximum */
+
+/* One tensor's arrays, and the scalars. T: the parameter's type; R: the type of state and arithmetic. */
+#define OPERANDS(T, R)                                                                                                 \
+    T *restrict p = (T *)(intptr_t)tensor->p;                                                                          \
+    const T *restrict g = (const T *)(intptr_t)tensor->g;                                                              \
+    R *restrict m = (R *)(intptr_t)tensor->m, *restrict s = (R *)(intptr_t)tensor->s;                                  \
+    R *restrict s_max = (R *)(intptr_t)tensor->s_max, *restrict slow = (R *)(intptr_t)tensor->slow;                    \
+    const R gain = (R)c->gain, shrink = (R)c->shrink, l2 = (R)c->l2, mean_gain = (R)c->mean_gain;                      \
+    const R beta2 = (R)c->beta2, belief_gain = (R)c->belief_gain, eps = (R)c->eps, step_size = (R)c->step_size;        \
+    const R root_scale = (R)c->root_scale, offset = (R)c->offset, alpha = (R)c->alpha;                                 \
+    (void)m, (void)s, (void)s_max, (void)slow, (void)mean_gain, (void)beta2, (void)belief_gain, (void)eps;             \
+    (void)step_size, (void)root_scale, (void)offset, (void)alpha;
+
+/* The rule for element i, in three parts. */
+#define GRADIENT(T, R)                                                                                                 \
+    R p_i = load_##T(p[i]) * shrink;                                                                                   \
+    R g_i = load_##T(g[i]) * gain;                                                                                     \
+    if (l2 != 0) g_i += l2 * p_i;
+#define MOMENTS(R)                                                                                                     \
+    R d = g_i - m[i];                                                                                                  \
+    R m_i = m[i] + mean_gain * d;                                                                                      \
+    R s_i = beta2 * s[i] + belief_gain * (d * d) + eps;
+#define STEP(SQRT) (m_i / (SQRT(s_i) * root_scale + offset))
+
+/* The elements [from, to) of one tensor. */
+#define DEFINE_UPDATE(NAME, T, R, SQRT, amsgrad, lookahead)                                                            \
+    CLONES static void NAME(const Tensor *tensor, const Coefficients *c, R g_mean, R step_mean, int64_t from,          \
+                            int64_t to) {                                                                              \
+        OPERANDS(T, R)                                                                                                 \
         for (int64_t i = from; i < to; i++) {                                                                          \
-            R p_i = load_##T(p[i]) * shrink;                                                                           \
-            R g_i = load_##T(g[i]) * gain;                                                                             \
-            if (l2 != 0) g_i += l2 * p_i;                                                                              \
-            g_i -= mean;                                                                                               \
-            R d = g_i - m[i];                                                                                          \
-            R m_i = m[i] + mean_gain * d;                                                                              \
-            R s_i = beta2 * s[i] + belief_gain * (d * d) + eps;                                                        \
+            GRADIENT(T, R)                                                                                             \
+            g_i -= g_mean;                                                                                             \
+            MOMENTS(R)                                                                                                 \
             m[i] = m_i, s[i] = s_i;                                                                                    \
-            if (amsgrad) s_i = s_max[i] = MAX(s_max[i], s_i);                                                          \
-            p_i -= step_size * (m_i / (SQRT(s_i) * root_scale + offset));                                              \
+            if (amsgrad) s_i = s_max[i] = MAX_OF(s_max[i], s_i);                                                       \
+            p_i -= step_size * (STEP(SQRT) - step_mean);                                                               \
             if (lookahead) p_i = slow[i] = slow[i] + alpha * (p_i - slow[i]);                                          \
             p[i] = store_##T(p_i);                                                                                     \
         }                                                                                                              \
     }
 
-#define MAX_OF(x, y) ((x) > (y) || (x) != (x) ? (x) : (y)) /* nan wins, as in torch.maximum */
-
-#define DEFINE_TYPE(T, R, SQRT)                                                                                        \
-    DEFINE_UPDATE(update_##T, T, R, SQRT, MAX_OF, 0, 0)                                                                \
-    DEFINE_UPDATE(update_amsgrad_##T, T, R, SQRT, MAX_OF, 1, 0)                                                        \
-    DEFINE_UPDATE(update_lookahead_##T, T, R, SQRT, MAX_OF, 0, 1)                                                      \
-    DEFINE_UPDATE(update_amsgrad_lookahead_##T, T, R, SQRT, MAX_OF, 1, 1)                                              \
-    /* The mean of gain g + l2 p over one row; summed in double, in lanes, so that it vectorises without reordering. */ \
-    CLONES static R mean_##T(const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {                  \
-        const T *p = (const T *)(intptr_t)tensor->p, *g = (const T *)(intptr_t)tensor->g;                              \
-        const R gain = (R)c->gain, l2 = (R)c->l2;                                                                      \
+/* The mean of TERM, which sets x, over one row; summed in double, in lanes: it vectorises without reordering. */
+#define DEFINE_MEAN(NAME, T, R, SQRT, TERM)                                                                            \
+    CLONES static R NAME(const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {                      \
+        OPERANDS(T, R)                                                                                                 \
         double lanes[16] = {0}, sum = 0;                                                                               \
-        int64_t i = from;                                                                                              \
-        for (; i + 16 <= to; i += 16)                                                                                  \
-            for (int k = 0; k < 16; k++) {                                                                             \
-                R x = load_##T(g[i + k]) * gain;                                                                       \
-                if (l2 != 0) x += l2 * load_##T(p[i + k]);                                                             \
-                lanes[k] += x;                                                                                         \
+        int64_t whole = from + (to - from) / 16 * 16;                                                                  \
+        for (int64_t begin = from; begin < whole; begin += 16)                                                         \
+            for (int64_t i = begin; i < begin + 16; i++) {                                                             \
+                GRADIENT(T, R)                                                                                         \
+                TERM(R, SQRT)                                                                                          \
+                lanes[i - begin] += x;                                                                                 \
             }                                                                                                          \
-        for (; i < to; i++) {                                                                                          \
-            R x = load_##T(g[i]) * gain;                                                                               \
-            if (l2 != 0) x += l2 * load_##T(p[i]);                                                                     \
+        for (int64_t i = whole; i < to; i++) {                                                                         \
+            GRADIENT(T, R)                                                                                             \
+            TERM(R, SQRT)                                                                                              \
             sum += x;                                                                                                  \
         }                                                                                                              \
         for (int k = 0; k < 16; k++) sum += lanes[k];                                                                  \
         return (R)(sum / (double)(to - from));                                                                         \
-    }                                                                                                                  \
+    }
+#define GRADIENT_TERM(R, SQRT) R x = g_i;
+#define STEP_TERM(R, SQRT)                                                                                             \
+    MOMENTS(R)                                                                                                         \
+    if (s_max) s_i = MAX_OF(s_max[i], s_i);                                                                            \
+    R x = STEP(SQRT);
+
+#define DEFINE_TYPE(T, R, SQRT)                                                                                        \
+    DEFINE_UPDATE(update_##T, T, R, SQRT, 0, 0)                                                                        \
+    DEFINE_UPDATE(update_amsgrad_##T, T, R, SQRT, 1, 0)                                                                \
+    DEFINE_UPDATE(update_lookahead_##T, T, R, SQRT, 0, 1)                                                              \
+    DEFINE_UPDATE(update_amsgrad_lookahead_##T, T, R, SQRT, 1, 1)                                                      \
+    DEFINE_MEAN(gradient_mean_##T, T, R, SQRT, GRADIENT_TERM)                                                          \
+    DEFINE_MEAN(step_mean_##T, T, R, SQRT, STEP_TERM)                                                                  \
     static void run_##T(int flags, const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {            \
-        void (*const variants[])(const Tensor *, const Coefficients *, R, int64_t, int64_t) = {                        \
+        void (*const variants[])(const Tensor *, const Coefficients *, R, R, int64_t, int64_t) = {                     \
             update_##T, update_amsgrad_##T, update_lookahead_##T, update_amsgrad_lookahead_##T};                       \
+        void (*const variant)(const Tensor *, const Coefficients *, R, R, int64_t, int64_t) =                          \
+            variants[flags & (AMSGRAD | LOOKAHEAD)];                                                                   \
         if (!tensor->rows) {                                                                                           \
-            variants[flags](tensor, c, 0, from, to);                                                                   \
+            variant(tensor, c, 0, 0, from, to);                                                                        \
             return;                                                                                                    \
         }                                                                                                              \
         /* whole rows: those that begin in [from, to) */                                                               \
         int64_t length = tensor->elements / tensor->rows;                                                              \
         for (int64_t row = (from + length - 1) / length; row * length < to; row++) {                                   \
             int64_t begin = row * length, end = begin + length;                                                        \
-            variants[flags](tensor, c, mean_##T(tensor, c, begin, end), begin, end);                                   \
+            if (flags & CENTRALIZED_STEPS)                                                                             \
+                variant(tensor, c, 0, step_mean_##T(tensor, c, begin, end), begin, end);                               \
+            else                                                                                                       \
+                variant(tensor, c, gradient_mean_##T(tensor, c, begin, end), 0, begin, end);                           \
         }                                                                                                              \
     }
 
@@ -212,12 +239,14 @@ static int64_t holder(const int64_t *begins, int64_t n, int64_t at) {
     return low;
 }
 
+#ifdef _OPENMP
 /* Where the list is cut near element `at`: whole cache lines after the beginning of a tensor, where it is aligned. */
 static int64_t cut(const int64_t *begins, int64_t n, int64_t at) {
     if (at >= begins[n]) return begins[n];
     int64_t begin = begins[holder(begins, n, at)];
     return begin + (at - begin) / 64 * 64;
 }
+#endif
 
 /* The elements [from, to) of the list. */
 static void update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags, const Coefficients *c,

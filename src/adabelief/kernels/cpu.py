@@ -20,8 +20,7 @@ COLUMNS = ("p", "g", "m", "s", "s_max", "slow", "elements", "rows")
 TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "traffic": 4}
 """Element types of p and g; `traffic` moves the bytes of a float32 step and does no more: the limit of its speed."""
 
-AMSGRAD, LOOKAHEAD = 1, 2
-
+AMSGRAD, LOOKAHEAD, CENTRALIZED_STEPS = 1, 2, 4
 
 SCALARS = (
     *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),
@@ -58,7 +57,8 @@ class Table:
         """Applies one step.
 
         Args:
-            flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part.
+            flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part. CENTRALIZED_STEPS:
+                centralize steps instead of gradients.
             scalars: The numbers that SCALARS names.
         """
         _SCALARS.pack_into(self._scalars, 0, *scalars)

@@ -43,7 +43,7 @@ SCALARS = (
 """The columns of an update's coefficients: the numbers of the rule, whether Lookahead is due, and whether the array is
 to stay as it is (both: not 0)."""
 
-AMSGRAD, LOOKAHEAD = 1, 2
+AMSGRAD, LOOKAHEAD, CENTRALIZED_STEPS = 1, 2, 4
 
 CHUNK = 4096
 """Elements that one program updates: many enough to make up for finding them, few enough that short lists fill the
@@ -58,6 +58,33 @@ def _jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return lambda function: function
     jit: Callable[[Callable[..., Any]], Any] = triton.jit(**options)
     return jit
+
+
+@_jit()
+def _moments(
+    g: tl.tensor,
+    m: tl.tensor,
+    s: tl.tensor,
+    mean_gain: tl.tensor,
+    beta2: tl.tensor,
+    belief_gain: tl.tensor,
+    eps: tl.tensor,
+) -> tuple[tl.tensor, tl.tensor]:
+    d = g - m
+    return m + mean_gain * d, beta2 * s + belief_gain * (d * d) + eps
+
+
+@_jit()
+def _larger(s_max: tl.tensor, s: tl.tensor) -> tl.tensor:
+    return tl.maximum(s_max, s, propagate_nan=tl.PropagateNan.ALL)
+
+
+@_jit()
+def _step(m: tl.tensor, s: tl.tensor, root_scale: tl.tensor, offset: tl.tensor, DOUBLE: tl.constexpr) -> tl.tensor:
+    if DOUBLE:  # there the plain operators are the correctly rounded ones
+        return m / (tl.sqrt(s) * root_scale + offset)
+    else:
+        return tl.div_rn(m, tl.sqrt_rn(s) * root_scale + offset)
 
 
 @_jit()
@@ -85,8 +112,9 @@ def _update_elements(
     """The rule for `size` elements of one array, from `start` on, given its addresses and its coefficients c.
 
     T is the type of p and g; state and arithmetic are DOUBLE or single. ALIGNED promises addresses divisible by 16 and
-    a size divisible by 8: then every access is of 128 bits. CENTRALIZED: means points to the mean of the row that
-    `start` is in, of which `rest` elements are left; rows after it have `length` (0: the array is not centralized).
+    a size divisible by 8: then every access is of 128 bits. Where gradients or steps are CENTRALIZED, means points to
+    the mean of the row that `start` is in, of which `rest` elements are left; rows after it have `length` (0: the array
+    is not centralized).
     """
     R: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     p, g = p.to(tl.pointer_type(T)), g.to(tl.pointer_type(T))
@@ -110,21 +138,21 @@ def _update_elements(
         p_i *= shrink
         g_i *= gain
         g_i += tl.where(l2 != 0, l2 * p_i, 0.0)
-        if CENTRALIZED:
+        if CENTRALIZED != "":
             row = tl.where(i < rest, 0, (i - rest) // tl.maximum(length, 1) + 1)
-            g_i -= tl.load(means + row, inside & (length > 0), other=0.0)
-        d = g_i - m_i
-        m_i += mean_gain * d
-        s_i = beta2 * s_i + belief_gain * (d * d) + eps
+            mean = tl.load(means + row, inside & (length > 0), other=0.0)
+            if CENTRALIZED == "gradients":
+                g_i -= mean
+        m_i, s_i = _moments(g_i, m_i, s_i, mean_gain, beta2, belief_gain, eps)
         tl.store(m + i, m_i, inside)
         tl.store(s + i, s_i, inside)
         if AMSGRAD:
-            s_i = tl.maximum(s_max_i, s_i, propagate_nan=tl.PropagateNan.ALL)
+            s_i = _larger(s_max_i, s_i)
             tl.store(s_max + i, s_i, inside)
-        if DOUBLE:  # there the plain operators are the correctly rounded ones
-            p_i -= step_size * (m_i / (tl.sqrt(s_i) * root_scale + offset))
-        else:
-            p_i -= step_size * tl.div_rn(m_i, tl.sqrt_rn(s_i) * root_scale + offset)
+        step = _step(m_i, s_i, root_scale, offset, DOUBLE)
+        if CENTRALIZED == "steps":
+            step -= mean
+        p_i -= step_size * step
         if LOOKAHEAD:  # noqa: SIM102 - one is known when the kernel is compiled, the other at every step
             if synchronize:
                 slow_i = tl.load(slow + i, inside)
@@ -159,7 +187,7 @@ def _update(
         start = (tl.program_id(0) - tl.load(place + 6)) * CHUNK
         size = tl.minimum(tl.load(place + 5) - start, CHUNK).to(tl.int32)
         rest, length = size, size
-        if CENTRALIZED:
+        if CENTRALIZED != "":
             length = tl.load(place + 8)
             row = start // tl.maximum(length, 1)
             means += tl.load(place + 7) + row
@@ -186,28 +214,43 @@ def _add(x: tl.tensor, y: tl.tensor) -> tl.tensor:
 def _sum(
     p: tl.tensor,
     g: tl.tensor,
+    m: tl.tensor,
+    s: tl.tensor,
+    s_max: tl.tensor,
     start: tl.tensor,
     length: tl.tensor,
     c: tl.tensor,
     T: tl.constexpr,
     DOUBLE: tl.constexpr,
     ALIGNED: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+    CENTRALIZED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The sum of gain g + l2 p over the row that begins at `start`: in double, of terms in the type of the state."""
+    """The sum of what is CENTRALIZED over the row that begins at `start`: in double, of terms in the state's type."""
     R: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     p, g = p.to(tl.pointer_type(T)), g.to(tl.pointer_type(T))
+    m, s, s_max = m.to(tl.pointer_type(R)), s.to(tl.pointer_type(R)), s_max.to(tl.pointer_type(R))
     if ALIGNED:
-        p, g = tl.multiple_of(p, 16), tl.multiple_of(g, 16)
-        start, length = start // 8 * 8, length // 8 * 8
-    p, g = p + start, g + start
-    gain, l2 = tl.load(c).to(R), tl.load(c + 2).to(R)
+        p, g, m, s = tl.multiple_of(p, 16), tl.multiple_of(g, 16), tl.multiple_of(m, 16), tl.multiple_of(s, 16)
+        s_max, start, length = tl.multiple_of(s_max, 16), start // 8 * 8, length // 8 * 8
+    p, g, m, s, s_max = p + start, g + start, m + start, s + start, s_max + start
+    gain, shrink, l2 = tl.load(c).to(R), tl.load(c + 1).to(R), tl.load(c + 2).to(R)
+    mean_gain, beta2, belief_gain = tl.load(c + 3).to(R), tl.load(c + 4).to(R), tl.load(c + 5).to(R)
+    eps, root_scale, offset = tl.load(c + 6).to(R), tl.load(c + 8).to(R), tl.load(c + 9).to(R)
     total = tl.full([BLOCK], 0.0, tl.float64)
     for begin in range(0, length, BLOCK):
         i = begin + tl.arange(0, BLOCK)
-        x = tl.load(g + i, i < length, other=0.0).to(R) * gain
+        inside = i < length
+        x = tl.load(g + i, inside, other=0.0).to(R) * gain
         if l2 != 0:
-            x += l2 * tl.load(p + i, i < length, other=0.0).to(R)
+            x += l2 * (tl.load(p + i, inside, other=0.0).to(R) * shrink)
+        if CENTRALIZED == "steps":
+            m_i, s_i = tl.load(m + i, inside, other=0.0), tl.load(s + i, inside, other=0.0)
+            m_i, s_i = _moments(x, m_i, s_i, mean_gain, beta2, belief_gain, eps)
+            if AMSGRAD:
+                s_i = _larger(tl.load(s_max + i, inside, other=0.0), s_i)
+            x = tl.where(inside, _step(m_i, s_i, root_scale, offset, DOUBLE), 0.0)
         total += x.to(tl.float64)
     return tl.reduce(total, 0, _add)  # tl.sum would not be interpreted where these functions are
 
@@ -222,18 +265,21 @@ def _take_means(
     stride: tl.tensor,
     T: tl.constexpr,
     DOUBLE: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+    CENTRALIZED: tl.constexpr,
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
     """The mean that is subtracted from one row of the array that owners names."""
     array = tl.load(owners + tl.program_id(0)).to(tl.int64)
     place, c = places + array * COLUMNS, coefficients + array * stride
-    p, g, length = tl.load(place), tl.load(gradients + array), tl.load(place + 8)
+    p, g, m, s = tl.load(place), tl.load(gradients + array), tl.load(place + 1), tl.load(place + 2)
+    s_max, length = tl.load(place + 3), tl.load(place + 8)
     start = (tl.program_id(0) - tl.load(place + 7)) * length
-    if ((p | g) % 16 == 0) & (length % 8 == 0):
-        total = _sum(p, g, start, length, c, T, DOUBLE, True, BLOCK)
+    if ((p | g | m | s | s_max) % 16 == 0) & (length % 8 == 0):
+        total = _sum(p, g, m, s, s_max, start, length, c, T, DOUBLE, True, AMSGRAD, CENTRALIZED, BLOCK)
     else:
-        total = _sum(p, g, start, length, c, T, DOUBLE, False, BLOCK)
+        total = _sum(p, g, m, s, s_max, start, length, c, T, DOUBLE, False, AMSGRAD, CENTRALIZED, BLOCK)
     tl.store(means + tl.program_id(0), (total / length.to(tl.float64)).to(means.dtype.element_ty))
 
 
@@ -291,7 +337,8 @@ class Table:
         """Applies one step, on the current stream.
 
         Args:
-            flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part.
+            flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part. CENTRALIZED_STEPS:
+                centralize steps instead of gradients.
             coefficients: The columns that SCALARS names, in float64 on the table's device: (1, columns), shared by all
                 arrays, or (arrays, columns).
 
@@ -312,6 +359,8 @@ class Table:
             options = dict(
                 T=getattr(tl, self._type),
                 DOUBLE=self._type == "float64",
+                AMSGRAD=bool(flags & AMSGRAD),
+                CENTRALIZED=("steps" if flags & CENTRALIZED_STEPS else "gradients") if self._rows else "",
                 BLOCK=_block(),
                 COLUMNS=self._places.shape[1],
                 num_warps=WARPS,
@@ -322,9 +371,7 @@ class Table:
                 )
             _update[(self._chunks,)](
                 *(plan.places, gradients, plan.chunk_owners, plan.means, coefficients, stride),
-                AMSGRAD=bool(flags & AMSGRAD),
                 LOOKAHEAD=bool(flags & LOOKAHEAD),
-                CENTRALIZED=self._rows > 0,
                 CHUNK=CHUNK,
                 **options,
             )

@@ -43,7 +43,7 @@ class OnCpu:
 
     def __init__(self, tensors: Tensors, indices: list[int], options: Options) -> None:
         self.indices = indices
-        self._flags = cpu.AMSGRAD if tensors.max_exp_avg_vars else 0
+        self._flags = _flags(tensors, options)
         self._table = cpu.Table([_row(tensors, i, options) for i in indices], _type_name(tensors.params[indices[0]]))
         self._steps = cpu.Steps([tensors.steps[i].data_ptr() for i in indices if tensors.steps])
 
@@ -80,7 +80,7 @@ class OnGpu:
 
         self.indices, self._gpu = indices, gpu
         first = tensors.params[indices[0]]
-        self._device, self._flags = first.device, gpu.AMSGRAD if tensors.max_exp_avg_vars else 0
+        self._device, self._flags = first.device, _flags(tensors, options)
         self._table = gpu.Table([_row(tensors, i, options) for i in indices], _type_name(first), first.device)
         steps = [tensors.steps[i] for i in indices if tensors.steps]
         self._steps = steps if options.capturable else cpu.Steps([x.data_ptr() for x in steps])
@@ -105,9 +105,14 @@ class OnGpu:
 
     def apply(self, rows: Tensor, lookahead: bool) -> None:
         """Applies one step with a row of SCALARS for each array, or one for all."""
-        flags = self._flags | (self._gpu.LOOKAHEAD if lookahead else 0)
+        flags = self._flags | (cpu.LOOKAHEAD if lookahead else 0)
         with record_function("adabelief::gpu_update") if profiling() else nullcontext():
             self._table.update(flags, rows)
+
+
+def _flags(tensors: Tensors, options: Options) -> int:
+    """What every step of some tensors has in common, for any kernel."""
+    return (cpu.AMSGRAD if tensors.max_exp_avg_vars else 0) | (0 if options.gc_loc else cpu.CENTRALIZED_STEPS)
 
 
 def _scalars(t: Any, c: Coefficients, options: Options) -> tuple[Any, ...]:
@@ -219,7 +224,7 @@ class Plan:
 
 
 def _lists(groups: list[Group]) -> list[list[Tensor]]:
-    return [list(group["params"]) for group in groups]
+    return [group["params"] for group in groups]
 
 
 def _choices(groups: list[Group]) -> list[Any]:
@@ -240,7 +245,7 @@ def kernel_for(tensors: Tensors, i: int, options: Options) -> type[OnCpu | OnGpu
         and all(x.dtype == state_dtype(p) for x in state)
         and all(x.shape == p.shape and x.stride() == p.stride() for x in (g, *state))
         and _dense(p)
-        and not (dims and (p.is_complex() or not options.gc_loc or p.stride(0) * p.shape[0] != p.numel()))
+        and not (dims and (p.is_complex() or p.stride(0) * p.shape[0] != p.numel()))
     )
     return KERNELS[p.device.type][0] if fits else None
 

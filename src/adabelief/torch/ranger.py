@@ -46,7 +46,7 @@ class RangerAdaBelief(Base):
         maximize: Climb.
         capturable: Keep step counts on the parameters' device, for CUDA graphs.
         differentiable: Let autograd record the step.
-        fused: As in `AdaBelief`; with `gc_loc=False` centralized tensors go through foreach.
+        fused: As in `AdaBelief`.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.
