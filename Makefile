@@ -16,6 +16,7 @@ test: .venv/.test
 
 bench: .venv/.test
 	$(BIN)/python benchmarks/step_time.py --out bench
+	$(BIN)/python benchmarks/front_ends.py --out bench
 
 format: .venv/.test
 	$(BIN)/ruff format .

@@ -8,6 +8,9 @@ chains of it and of optax's own pieces. Everything in them may be jitted, vmappe
 the structure and the shapes of the parameters and, where `init` runs outside of jit, their sharding; inside, give jit
 the `out_shardings`, which `optax.tree_utils.tree_map_params` makes from those of the parameters.
 
+Donate parameters and state to a jitted step, and return them in the order of the arguments: JAX pairs what is donated
+with what is returned by type and order, and XLA copies what would be written over a tensor that is still needed.
+
 Hyperparameters may be scheduled with `optax.inject_hyperparams`. Two of its habits to know: it takes every callable for
 a schedule, so name those that are none (`static_args=("mask",)`), and it stores numbers in the parameters' type, where
 b2 = 0.999 becomes 1 for bfloat16: pass `hyperparam_dtype=jnp.float32` with half-precision parameters.
@@ -480,8 +483,8 @@ def lookahead(alpha: Any = 0.5, k: Any = 6) -> optax.GradientTransformation:
         def synchronized(u: Any, slow: Any, p: Any) -> tuple[Any, Any, Any]:
             wide = jnp.result_type(slow)
             start, move = jnp.asarray(p, wide), jnp.asarray(u, wide)
-            slow = jnp.where(sync, slow + jnp.asarray(alpha, wide) * (start + move - slow), slow)
-            return jnp.where(sync, slow - start, move).astype(jnp.result_type(u)), slow, p
+            move = jnp.where(sync, slow + jnp.asarray(alpha, wide) * (start + move - slow) - start, move)
+            return move.astype(jnp.result_type(u)), jnp.where(sync, start + move, slow), p
 
         updates, slow, _ = _map(synchronized, updates, state.slow, params)
         return updates, LookaheadState(count, slow)
@@ -556,8 +559,11 @@ def _step(g: Any, m: Any, s: Any, *s_max: Any, scalars: rule.Coefficients) -> tu
 def _real_step(g: Any, m: Any, s: Any, *s_max: Any, scalars: rule.Coefficients) -> list[Any]:
     c = rule.Coefficients(*(jnp.asarray(scalar, m.dtype) for scalar in scalars))
     d = g - m
-    m = m + c.mean_gain * d
-    s = c.beta2 * s + c.belief_gain * d * d + c.eps
+    # On CPUs XLA gives each result a loop, and writes it over the old value only where no later loop reads that. So m
+    # waits for s, whose loop reads the old m: the `where` changes nothing but the order. And s ends in a sum of two
+    # arrays, since a sum with a scalar counts as cheap enough to be computed again, from the old s, for the update.
+    s = (c.beta2 * s + c.eps) + c.belief_gain * d * d
+    m = jnp.where(s != s, s, m + c.mean_gain * d)
     new = [m, s] if not s_max else [m, s, jnp.maximum(s_max[0], s)]
     return [c.step_size * m / (jnp.sqrt(new[-1]) * c.root_scale + c.offset), *new]
 
