@@ -1,4 +1,5 @@
 import errno
+import json
 import re
 import subprocess
 import sys
@@ -146,6 +147,14 @@ def test_wrong_arguments_are_named(arguments, named, tmp_path, monkeypatch):
         assert word in words(result.output)
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_set_twice_is_a_run_for_each_value(tmp_path):
+    grid = ["--set", "lr=1e-3", "--set", "lr=3e-3", "--set", "eps=1e-12"]
+    result = run("train", "digits", "--scale", "smoke", "--epochs", "1", *grid, "--cpu", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    found = [json.loads(path.read_text())["settings"] for path in sorted(tmp_path.glob("*/*/*/config.json"))]
+    assert [(settings["lr"], settings["eps"]) for settings in found] == [(1e-3, 1e-12), (3e-3, 1e-12)]
 
 
 def test_out_that_is_a_file(tmp_path):

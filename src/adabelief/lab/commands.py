@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,7 +101,11 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the runs; each gets one of its own in it.")] = Path("runs"),
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", help="name=value: batch_size, an option of the scale, or an optimizer's argument."),
+        typer.Option(
+            "--set",
+            help="name=value: batch_size, an option of the scale, or an optimizer's argument. A name that is given "
+            "several times is tried with each of its values.",
+        ),
     ] = None,
     epochs: Annotated[str | None, typer.Option(help="Instead of the scale's number.")] = None,
     precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16: of autocast.")] = None,
@@ -122,24 +127,28 @@ def train(
     - adabelief train digits --optimizer all --seeds 0,1,2
     - adabelief train cifar10 --model vgg11 --scale smoke --data FOLDER
     - adabelief train cifar10 --model resnet34 --set lr=3e-4 --set eps=1e-12
+    - adabelief train charlm --optimizer AdaBelief,AdamW --set lr=1e-3 --set lr=3e-3
     """
     choices: dict[str, Any] = dict(
         model=model,
         scale=scale,
         names=[name.strip() for name in optimizer.split(",")],
         seeds=parse_seeds(seeds),
-        changes=dict(map(parse_change, change or [])),
         epochs=None if epochs is None else parse_epochs(epochs),
         precision=precision,
         accumulate=accumulate,
     )
+    grid: dict[str, list[Any]] = {}
+    for name, value in map(parse_change, change or []):
+        grid.setdefault(name, []).append(value)
     console = Console()
     with reported(console):
         from adabelief.lab import runs, session
         from adabelief.lab.tasks import task as find
 
         wanted = find(task)
-        configs = runs.plan(wanted, **choices)
+        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        configs = [config for changes in points for config in runs.plan(wanted, changes=changes, **choices)]
         prepare(out)
         done = session.run(
             *(wanted, configs, out),

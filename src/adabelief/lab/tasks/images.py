@@ -135,7 +135,8 @@ class Classification(Experiment):
         return {f"{part}_loss": loss / n, f"{part}_accuracy": 100 * correct / n, f"{part}_examples": int(n)}
 
 
-def _make_cifar(request: Request, name: str) -> Classification:
+def make_cifar(request: Request, name: str, network: Callable[[Request, int], nn.Module]) -> Classification:
+    """CIFAR-10 or CIFAR-100, augmented, for what `network` makes of a request and the number of classes."""
     from adabelief.lab import data  # the datasets library takes seconds to import
 
     options, which = request.options, data.CIFAR[name]
@@ -150,8 +151,11 @@ def _make_cifar(request: Request, name: str) -> Classification:
     def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
         return standardize(data.augment(images, generator))
 
-    model = MODELS[request.model](which.classes, options["width"])
-    return Classification(request, split, model, prepare, standardize)
+    return Classification(request, split, network(request, which.classes), prepare, standardize)
+
+
+def _network(request: Request, classes: int) -> nn.Module:
+    return MODELS[request.model](classes, request.options["width"])
 
 
 class Folder(Classification):
@@ -206,7 +210,7 @@ def _make_imagenet(request: Request) -> Folder:
     return Folder(request, parts[:3], model)
 
 
-_SMALL = {"vgg11": (0.5, 10), "resnet34": (0.125, 8), "densenet121": (0.125, 6)}
+_SMALL = {"vgg11": (0.5, 10), "resnet34": (0.125, 8), "densenet121": (0.125, 4)}
 """Width and epochs that keep a run under two minutes on two cores."""
 
 
@@ -237,7 +241,7 @@ def _cifar_scales(model: str) -> dict[str, Scale]:
     }
 
 
-_CIFAR_DATA = "a folder with train*.parquet and test*.parquet; without it, a download by the datasets library"
+CIFAR_DATA = "a folder with train*.parquet and test*.parquet; without it, a download by the datasets library"
 
 TASKS = {
     **{
@@ -247,10 +251,10 @@ TASKS = {
             metric=Metric("accuracy", "%"),
             scales=_cifar_scales,
             settings=lambda model: cifar_settings(),
-            make=partial(_make_cifar, name=name),
+            make=partial(make_cifar, name=name, network=_network),
             models=tuple(MODELS),
             schedule=divide_at(0.75),
-            data=_CIFAR_DATA,
+            data=CIFAR_DATA,
         )
         for name, label in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
     },
