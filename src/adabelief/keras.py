@@ -36,7 +36,7 @@ class _Base(keras.optimizers.Optimizer):  # type: ignore[misc]
     """What the family shares: options and their checks, the state, the step, serialization."""
 
     rectify, amsgrad, weight_decouple, fixed_decay, degenerated_to_sgd = False, False, False, False, True
-    use_gc, gc_conv_only, gc_loc, k, alpha = False, False, True, 0, 0.5
+    use_gc, gc_conv_only, gc_loc, gc_outputs_last, k, alpha = False, False, True, False, 0, 0.5
     n_sma_threshold, _eps_before_adaptive = rule.ADAPTIVE_FROM, True
     _undecayed: frozenset[tuple[int, str]] = frozenset()
     _undecayed_names: tuple[str, ...] = ()
@@ -165,12 +165,16 @@ class _Base(keras.optimizers.Optimizer):  # type: ignore[misc]
             p = c.shrink * p
         if not _is_number(c.l2, 0.0):
             g = g + c.l2 * p
-        dims = tuple(range(1, g.ndim)) if g.ndim >= self._gc_min_dim() > 0 else ()
+        dims: tuple[int, ...] = ()
+        if self._centralizes(g):
+            dims = tuple(range(g.ndim - 1) if self.gc_outputs_last else range(1, g.ndim))
         if dims and self.gc_loc:
             g = g - _mean(g, dims)
-        d = g - m
+        d, belief_gain = g - m, c.belief_gain
         m = m + c.mean_gain * d
-        s = c.beta2 * s + (c.belief_gain * d * d + c.eps)
+        if c.mean_gain <= 0.5:  # no digit is lost in taking d from the new m, and compilers step m in place, uncopied
+            d, belief_gain = g - m, belief_gain / (1.0 - c.mean_gain) ** 2
+        s = c.beta2 * s + (belief_gain * d * d + c.eps)
         state = [s, *(ops.maximum(x, s) for x in s_max)]
         step = m / (ops.sqrt(state[-1]) * c.root_scale + c.offset)
         if dims and not self.gc_loc:
@@ -192,6 +196,8 @@ class _Base(keras.optimizers.Optimizer):  # type: ignore[misc]
                     xs.append(state[i].value)
         options = Options(gc_min_dim=self._gc_min_dim(), gc_loc=self.gc_loc, k=self.k, alpha=self.alpha)
         for decays, tensors in lists.items():
+            if self.gc_outputs_last:
+                tensors = Tensors(*([self._outputs_first(x) for x in xs] for xs in tensors))
 
             def coefficients(t: Any, xp: Any, wd: float = wd if decays else 0.0) -> rule.Coefficients:
                 return rule.coefficients(t, lr=lr, weight_decay=wd, xp=xp, **self._rule_options())
@@ -200,6 +206,13 @@ class _Base(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _gc_min_dim(self) -> int:
         return (4 if self.gc_conv_only else 2) if self.use_gc else 0
+
+    def _centralizes(self, x: Any) -> bool:
+        return bool(x.ndim >= self._gc_min_dim() > 0)
+
+    def _outputs_first(self, x: Any) -> Any:
+        """A view of what is centralized in PyTorch's order of dimensions."""
+        return x.detach().movedim(-1, 0) if self._centralizes(x) else x
 
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
         """As Keras's own; the arguments are left as they were."""
@@ -400,7 +413,7 @@ class AdaBeliefW(AdaBelief):
 class RangerAdaBelief(_Base):
     r"""Ranger with AdaBelief: gradient centralization, rectified AdaBelief, and Lookahead.
 
-        g ← g − mean of g over all dimensions but the first         (gradient centralization)
+        g ← g − mean of g over all dimensions but the outputs'      (gradient centralization)
         p ← the rectified, decoupled AdaBelief step with g          (see `AdaBelief`)
         in every k-th step: slow ← slow + alpha · (p − slow), p ← slow           (Lookahead)
 
@@ -408,8 +421,8 @@ class RangerAdaBelief(_Base):
     is 1 − learning_rate · weight_decay in every step and never enters the momentum. As there, epsilon enters s only
     from the first adaptive step on. float16 and bfloat16 variables are stepped in float32, with float32 state.
 
-    Keras keeps kernels as (inputs, outputs): the mean over all dimensions but the first is then one for each input,
-    where PyTorch's layout has one for each output.
+    The mean is one for each output. Keras's kernels have their outputs in the last dimension, PyTorch's in the first:
+    `gc_outputs_last=False` is for variables of that layout.
 
     Args:
         learning_rate: As in `AdaBelief`.
@@ -424,6 +437,7 @@ class RangerAdaBelief(_Base):
         use_gc: Centralize gradients.
         gc_conv_only: Only those of at least 4 dimensions (2-D convolutions), instead of at least 2.
         gc_loc: Centralize the gradient (True), or else the step m / (√s + epsilon).
+        gc_outputs_last: Average over all dimensions but the last (True), or else over all but the first.
         weight_decouple: Decay p itself instead of adding the decay to g.
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
         amsgrad: Divide by the root of the largest s so far.
@@ -439,7 +453,7 @@ class RangerAdaBelief(_Base):
     Example:
         >>> import keras
         >>> weight = keras.Variable(keras.ops.ones((2, 3)))
-        >>> gradient = keras.ops.full((2, 3), 7.0)  # the same along every row: nothing is left once centralized
+        >>> gradient = keras.ops.full((2, 3), 7.0)  # the same for every input: nothing is left once centralized
         >>> RangerAdaBelief().apply([gradient], [weight])
         >>> bool(keras.ops.all(weight == 1))
         True
@@ -461,6 +475,7 @@ class RangerAdaBelief(_Base):
         gc_conv_only: bool = False,
         gc_loc: bool = True,
         *,
+        gc_outputs_last: bool = True,
         weight_decouple: bool = True,
         fixed_decay: bool = False,
         amsgrad: bool = False,
@@ -480,6 +495,7 @@ class RangerAdaBelief(_Base):
             use_gc=use_gc,
             gc_conv_only=gc_conv_only,
             gc_loc=gc_loc,
+            gc_outputs_last=gc_outputs_last,
             weight_decouple=weight_decouple,
             fixed_decay=fixed_decay,
             amsgrad=amsgrad,

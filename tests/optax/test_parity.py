@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.optax.cases import MIXES, SHAPES, Walk, normal
+from tests.mixes import Walk
+from tests.optax.cases import MIXES, SHAPES, normal, rule_options
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
@@ -16,6 +17,7 @@ ours = pytest.importorskip("adabelief.optax")
 jnp = jax.numpy
 
 STEPS = 50
+STATE = {"mu": "exp_avg", "nu": "exp_avg_var", "nu_max": "max_exp_avg_var", "slow": "slow_buffer"}
 DOUBLE, SINGLE = ("float64", "complex128", "float32"), ("float32", "complex64", "bfloat16", "float16")
 DTYPES = {True: DOUBLE, False: SINGLE}
 
@@ -28,11 +30,11 @@ def x64(enabled: bool) -> Any:
 
 
 def moments(state: Any) -> dict[str, Any]:
-    """The trees of moments and slow weights somewhere in an optimizer's state."""
+    """The trees of moments and slow weights somewhere in an optimizer's state, by the reference's names."""
     kinds = (ours.ScaleByBeliefState, ours.LookaheadState)
     nodes = [x for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds)) if isinstance(x, kinds)]
     trees = {name: tree for node in nodes for name, tree in node._asdict().items()}
-    return {name: tree for name, tree in trees.items() if name != "count" and tree is not None}
+    return {STATE[name]: tree for name, tree in trees.items() if name != "count" and tree is not None}
 
 
 def walk_beside(optimizer: Any, name: str, arguments: dict[str, Any], dtypes: Any, steps: int, each: Any = None) -> Any:
@@ -50,7 +52,7 @@ def walk_beside(optimizer: Any, name: str, arguments: dict[str, Any], dtypes: An
     keys = {(dtypes[0], shape): SHAPES[shape] for shape in SHAPES}
     keys |= {(dtype, "kernel"): SHAPES["kernel"] for dtype in dtypes[1:]}
     params = {key: jnp.asarray(normal(rng, shape, jnp.dtype(key[0]))) for key, shape in keys.items()}
-    walks = {key: Walk(name, arguments) for key in keys}
+    walks = {key: Walk(rule_options(name, arguments), added=True) for key in keys}
 
     @jax.jit
     def step(gradients: Any, state: Any, params: Any) -> Any:
@@ -67,8 +69,8 @@ def walk_beside(optimizer: Any, name: str, arguments: dict[str, Any], dtypes: An
             leaf_state = {n: tree[key] for n, tree in found.items()}
             wide = jnp.promote_types(key[0], jnp.float32)
             assert all(x.dtype == wide and x.shape == new[key].shape for x in leaf_state.values())
-            epsilon = float(jnp.finfo(key[0]).eps)
-            walk.step(params[key], gradients[key], new[key], leaf_state, epsilon, **(each(i) if each else {}))
+            options = each(i) if each else {}
+            walk.step(params[key], gradients[key], new[key], leaf_state, jnp.finfo(key[0]), **options)
         params = new
     assert step._cache_size() == 1
     return params, state

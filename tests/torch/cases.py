@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from adabelief import AdaBelief, RangerAdaBelief
-from tests.mixes import CENTRALIZATIONS, DECAYS, RECTIFICATIONS, SIGNS, mixes
+import adabelief
+from tests.mixes import CENTRALIZATIONS, DECAYS, SIGNS, mixes, mixes_without
 
-MIXES = {
-    **{
-        f"AdaBelief-{name}": (AdaBelief, o | {"lr": 1e-2, "eps": 1e-8})
-        for name, o in mixes(DECAYS, RECTIFICATIONS, SIGNS).items()
-    },
-    **{
-        f"Ranger-{name}": (RangerAdaBelief, o | {"lr": 1e-2, "k": 3})
-        for name, o in mixes(DECAYS, CENTRALIZATIONS, SIGNS).items()
-    },
-    "AdaBelief-beta1=0": (AdaBelief, {"lr": 1e-2, "betas": (0.0, 0.999)}),
-    "AdaBelief-beta1=0-rectified": (AdaBelief, {"lr": 1e-2, "betas": (0.0, 0.99), "rectify": True}),
-    "AdaBelief-beta2=0": (AdaBelief, {"lr": 1e-2, "betas": (0.9, 0.0), "eps": 1e-2}),
-    "AdaBelief-lr=0": (AdaBelief, {"lr": 0.0, "weight_decay": 0.1}),
-    "AdaBelief-defaults": (AdaBelief, {}),
-    "Ranger-defaults": (RangerAdaBelief, {}),
-    "Ranger-alpha=0": (RangerAdaBelief, {"alpha": 0.0, "k": 2}),
-    "Ranger-threshold=4": (RangerAdaBelief, {"N_sma_threshhold": 4, "k": 1}),
-}
+
+def named(name: str, options: dict[str, Any]) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """A mix of the shared table, in PyTorch's names."""
+    theirs = {"adaptive_from": "N_sma_threshhold"}
+    return getattr(adabelief, name), {theirs.get(option, option): value for option, value in options.items()}
+
+
+RANGER = {f"Ranger-{name}": o | {"lr": 1e-2, "k": 3} for name, o in mixes(DECAYS, CENTRALIZATIONS, SIGNS).items()}
+"""All of them: they are as many variants of the kernels."""
+
+MIXES = {mix: named(*each) for mix, each in mixes_without("gc_outputs_last").items()}
+MIXES |= {mix: named("RangerAdaBelief", options) for mix, options in RANGER.items()}
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SIZES = {0: (0, 3), 1: (1, 1), 7: (7, 1), 1024: (32, 32), 4097: (17, 241)}
