@@ -3,9 +3,22 @@ from collections import Counter
 
 import pytest
 
-from adabelief.lab.models import MODELS
+from adabelief.lab.models.images import MODELS
 from adabelief.lab.optimizers import METHODS
-from adabelief.lab.published import BEST, FINAL, HIGHER_IS_BETTER, PUBLISHED, REPORTED, SOURCES, published
+from adabelief.lab.published import (
+    BEST,
+    BLEU,
+    FID_BEST,
+    FID_FINAL,
+    FINAL,
+    HIGHER_IS_BETTER,
+    PERPLEXITY_FINAL,
+    PUBLISHED,
+    REPORTED,
+    RETURN_FINAL,
+    SOURCES,
+    published,
+)
 
 PAPER = ("AdaBelief", "SGD", "Adam", "AdamW", "RAdam", "AdaBound", "Yogi", "MSVAG", "Fromage")
 
@@ -21,7 +34,9 @@ def test_every_source_is_defined_and_used():
         assert re.search(
             r"arXiv:\d{4}\.\d{5}|doi:10\.\d+/|https://github\.com/.*/(issues|pull)/\d+|/curve", source.citation
         )
-    assert [tag for tag, source in SOURCES.items() if source.read_off] == ["paper-figure"]
+    assert [tag for tag, source in SOURCES.items() if source.read_off] == [
+        *("paper-figure", "paper-boxes", "paper-perplexity", "authors-sac", "authors-rainbow-figure")
+    ]
 
 
 def test_every_metric_has_a_direction():
@@ -29,15 +44,26 @@ def test_every_metric_has_a_direction():
 
 
 def test_values_are_possible():
-    lowest = {"cifar10": 85, "cifar100": 55, "imagenet": 60}
+    possible = {"cifar10": (85, 100), "cifar100": (55, 100), "imagenet": (60, 100)}
+    possible |= {
+        "wgan": (80, 500),
+        "wgan-gp": (55, 300),
+        "sngan": (12, 60),
+        "ptb-lstm": (60, 105),
+        "translation": (34, 36),
+        "keras-cnn": (97, 98),
+        "rl-sac": (4000, 16_000),
+        "rl-atari": (400, 420),
+    }
     for row in PUBLISHED:
-        assert lowest[row.task] < row.value < 100, row
+        assert possible[row.task][0] < row.value < possible[row.task][1], row
         assert row.spread is None or row.spread > 0, row
 
 
 def test_names_are_those_of_the_lab():
     assert {row.optimizer for row in PUBLISHED} - METHODS.keys() == {"ACProp"}
-    others = {"resnet18", "resnet110", "resnext50", "efficientnet_b0"}
+    others = {"resnet18", "resnet110", "resnext50", "efficientnet_b0", ""}
+    others |= {"1-layer", "2-layer", "3-layer"} | {"HalfCheetah-v5", "Walker2d-v5", "SpaceInvaders"}
     assert {row.model for row in PUBLISHED} == MODELS.keys() | others
 
 
@@ -90,6 +116,23 @@ def test_no_run_ends_above_its_best_epoch(source):
         ("imagenet", "resnet18", "SGD", REPORTED, "padam", 70.23),
         ("imagenet", "resnet18", "Adam", REPORTED, "radam", 66.54),
         ("imagenet", "resnet18", "AdamW", REPORTED, "issue-11", 69.73),
+        ("wgan", "", "AdaBelief", FID_FINAL, "paper-boxes", 81),
+        ("wgan", "", "RMSprop", FID_FINAL, "paper-boxes", 94.5),
+        ("wgan-gp", "", "Adam", FID_FINAL, "rescience", 71.87),
+        ("sngan", "", "AdaBelief", FID_BEST, "paper-fids", 12.52),
+        ("sngan", "", "RMSprop", FID_BEST, "rescience", 12.86),
+        ("ptb-lstm", "1-layer", "MSVAG", PERPLEXITY_FINAL, "authors-lstm-logs", 84.68),
+        ("ptb-lstm", "2-layer", "AdaBelief", PERPLEXITY_FINAL, "authors-lstm-logs", 66.29),
+        ("ptb-lstm", "3-layer", "Fromage", PERPLEXITY_FINAL, "rescience-logs", 67.50),
+        ("ptb-lstm", "3-layer", "EAdam", PERPLEXITY_FINAL, "eadam-logs", 61.13),
+        ("ptb-lstm", "1-layer", "AdaBound", PERPLEXITY_FINAL, "paper-perplexity", 84.5),
+        ("keras-cnn", "", "AdaBelief", FINAL, "authors-notebook", 97.91),
+        ("rl-sac", "HalfCheetah-v5", "AdaBelief", RETURN_FINAL, "authors-sac", 15_700),
+        ("rl-sac", "Walker2d-v5", "Adam", RETURN_FINAL, "authors-sac", 5500),
+        ("rl-atari", "SpaceInvaders", "AdaBelief", RETURN_FINAL, "authors-rainbow", 417.5),
+        ("translation", "", "AdaBelief", BLEU, "authors-bleu", 35.85),
+        ("translation", "", "RAdam", BLEU, "authors-bleu", 35.51),
+        ("translation", "", "AdamW", BLEU, "authors-fairseq", 35.02),
     ],
 )
 def test_values(task, model, optimizer, metric, source, value):

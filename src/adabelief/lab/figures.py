@@ -5,6 +5,7 @@ What they change of matplotlib's settings, they change for as long as a figure t
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import shutil
@@ -260,6 +261,42 @@ def dots(experiment: Experiment) -> dict[str, bytes]:
 
 
 @styled
+def samples(experiment: Experiment) -> dict[str, bytes]:
+    """What the first seed of each optimizer generated, from the same latents, after four of its epochs or fewer."""
+    shown, cell = experiment.samples, WIDTH / 4
+    epochs = sorted({round(epoch) for epoch in np.linspace(1, min(map(len, shown.values())), 4)})
+    figure = Figure(figsize=(cell * len(epochs), 0.3 + 0.56 * cell * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), len(epochs), squeeze=False)
+    for panels, (label, generated) in zip(grid, shown.items(), strict=True):
+        panels[0].set_ylabel(label)
+        for axes, epoch in zip(panels, epochs, strict=True):
+            images = [_framed(text) for text in generated[epoch - 1]]
+            half = len(images) // 2
+            axes.imshow(np.vstack([np.hstack(images[:half]), np.hstack(images[half : 2 * half])]))
+            axes.set_xticks([])
+            axes.set_yticks([])
+    for axes, epoch in zip(grid[0], epochs, strict=True):
+        axes.set_title(f"epoch {epoch}", loc="left")
+    return files_of(figure)
+
+
+@styled
+def boxes(experiment: Experiment) -> dict[str, bytes]:
+    """The test metric at the best validation epoch: quartiles, median and range over the seeds, and every seed."""
+    groups, drawn, metric = experiment.sound, looks(experiment), experiment.metric
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    axes = figure.subplots()
+    values = [[run.test for run in runs] for runs in groups.values()]
+    axes.boxplot(values, whis=(0, 100), widths=0.5, medianprops={"color": INK}, boxprops={"color": QUIET})
+    for i, (label, tests) in enumerate(zip(groups, values, strict=True), 1):
+        look = drawn[label]
+        axes.plot([i] * len(tests), tests, look.marker, color=look.colour, markersize=4, alpha=0.8)
+    axes.set_xticks(range(1, 1 + len(groups)), list(groups), rotation=20)
+    _label(axes, None, None, f"test {metric.name}{f', {metric.unit}' if metric.unit else ''}")
+    return files_of(figure)
+
+
+@styled
 def times(experiment: Experiment) -> dict[str, bytes]:
     """The time of `step()` and of a whole training step: medians over the steps and the seeds."""
     groups, drawn = experiment.sound, looks(experiment)
@@ -404,6 +441,12 @@ def _mp4(frames: Sequence[Image.Image]) -> bytes:
         pixels = b"".join(frame.crop((0, 0, width, height)).tobytes() for frame in frames)
         done = subprocess.run(command, input=pixels, capture_output=True)
         return film.read_bytes() if done.returncode == 0 else b""
+
+
+def _framed(png: str) -> NDArray[np.uint8]:
+    """The pixels of a PNG file in base64, with a white line around them."""
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+    return np.pad(pixels, ((1, 1), (1, 1), (0, 0)), constant_values=255)
 
 
 def _label(axes: Axes, title: str | None, x: str | None, y: str | None, *, grid: bool = True) -> None:

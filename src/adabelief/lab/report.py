@@ -19,7 +19,7 @@ from adabelief.lab.section import FIGURES, count, section, stem, table
 from adabelief.lab.tasks.toy import FUNCTIONS, NEAR, PATIENCE, STEPS, Walk, recorded
 
 _MADE_HERE = re.compile(
-    rf"\]\({FIGURES}/((?:[\w.=,-]+-(?:curves|test|time)|trajectories|distances|race)\.(?:png|gif))\)"
+    rf"\]\({FIGURES}/((?:[\w.=,-]+-(?:curves|test|time|samples|boxes)|trajectories|distances|race)\.(?:png|gif))\)"
 )
 
 
@@ -102,6 +102,9 @@ def _pictures(grouped: Sequence[Experiment], walks: Sequence[Walk]) -> Iterator[
             yield f"{stem(experiment)}-curves", _Picture(figures.curves(experiment), "svg")
             yield f"{stem(experiment)}-test", _Picture(figures.dots(experiment), "svg")
             yield f"{stem(experiment)}-time", _Picture(figures.times(experiment), "svg")
+        if experiment.samples:
+            yield f"{stem(experiment)}-samples", _Picture(figures.samples(experiment), "png")
+            yield f"{stem(experiment)}-boxes", _Picture(figures.boxes(experiment), "svg")
     if walks:
         yield "trajectories", _Picture(figures.trajectories(walks), "png")
         yield "distances", _Picture(figures.distances(walks), "svg")

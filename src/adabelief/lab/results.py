@@ -101,7 +101,7 @@ class Run:
         count = self.epochs[-1].get("test_examples") if self.epochs else None
         return None if count is None else int(count)
 
-    def curve(self, name: str) -> list[float]:
+    def curve(self, name: str) -> list[Any]:
         """What was measured, epoch by epoch; empty where it was not."""
         return [line[name] for line in self.epochs if name in line]
 
@@ -148,7 +148,7 @@ class Experiment:
     @property
     def metric(self) -> Metric:
         """What the task is judged by."""
-        return self.task.metric
+        return self.task.metric.of(self.config.options)
 
     @property
     def measured(self) -> str:
@@ -172,6 +172,15 @@ class Experiment:
         """The runs that came to their planned end, by label; a label without one is left out."""
         sound = {label: tuple(run for run in runs if run.sound) for label, runs in self.groups.items()}
         return {label: runs for label, runs in sound.items() if runs}
+
+    @cached_property
+    def samples(self) -> Mapping[str, list[list[str]]]:
+        """What was generated after each epoch, as PNG files in base64, in the first sound run of each label.
+
+        Empty where the task generates nothing.
+        """
+        generated = {label: runs[0].curve("samples") for label, runs in self.sound.items()}
+        return {label: epochs for label, epochs in generated.items() if epochs}
 
     @property
     def same_place(self) -> bool:
@@ -302,7 +311,7 @@ def _read(folder: Folder) -> Run:
         path=folder.path,
         config=config,
         environment=_json(folder.environment) if folder.environment.exists() else {},
-        metric=tasks.task(config.task).metric,
+        metric=tasks.task(config.task).metric.of(config.options),
         epochs=epochs,
         steps=tuple(line for line in lines if "train_loss" not in line),
         result=result,

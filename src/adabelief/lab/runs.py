@@ -29,7 +29,11 @@ from filelock import FileLock, Timeout
 from adabelief.lab import files, optimizers
 from adabelief.lab.tasks import Task
 
-PACKAGES = ("adabelief", "torch", "pytorch_optimizer", "accelerate", "torchvision", "datasets", "numpy")
+PACKAGES = (
+    *("adabelief", "torch", "pytorch_optimizer", "accelerate", "torchvision", "datasets", "numpy"),
+    *("tokenizers", "sacrebleu", "keras", "stable_baselines3", "gymnasium"),
+)
+"""Whose versions a run notes; empty where one is not installed."""
 
 
 class Busy(Exception):

@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Sequence
 
+from adabelief.lab import frechet
 from adabelief.lab.findings import (
     Comparison,
     base,
@@ -17,14 +18,30 @@ from adabelief.lab.findings import (
     spread,
     target,
 )
-from adabelief.lab.published import BEST, FINAL, HIGHER_IS_BETTER, SOURCES, Published, published
+from adabelief.lab.published import (
+    BEST,
+    FID_BEST,
+    FID_FINAL,
+    FINAL,
+    HIGHER_IS_BETTER,
+    PERPLEXITY_FINAL,
+    SOURCES,
+    Published,
+    published,
+)
 from adabelief.lab.results import Experiment, Run, settings_text
-from adabelief.lab.tasks import Scale
+from adabelief.lab.tasks import Metric, Scale
 
 FIGURES = "figures"
 """The folder of the figures, beside the report."""
 
-_SHORT = {FINAL: "last epoch", BEST: "best, picked on test"}
+_SHORT = {
+    FINAL: "last epoch",
+    BEST: "best, picked on test",
+    FID_FINAL: "FID, last epoch",
+    PERPLEXITY_FINAL: "last epoch",
+    FID_BEST: "FID, best, picked on test",
+}
 
 
 def section(experiment: Experiment) -> str:
@@ -49,6 +66,7 @@ def section(experiment: Experiment) -> str:
             _dots_caption(experiment),
             f"![Training loss and {experiment.metric.name} by epoch]({FIGURES}/{stem(experiment)}-curves.png)",
             _curves_caption(experiment),
+            _generated(experiment),
             _times(experiment),
             f"![Time of a step, by optimizer]({FIGURES}/{stem(experiment)}-time.png)",
             "Medians over the steps of an epoch, then over epochs and seeds, without the first steps of each run.",
@@ -165,6 +183,39 @@ def _curves_caption(experiment: Experiment) -> str:
     )
 
 
+def _generated(experiment: Experiment) -> str:
+    """What a GAN made, and how diverse it was."""
+    if not experiment.samples:
+        return ""
+    rows = []
+    for label, runs in experiment.sound.items():
+        diversity = [run.curve("diversity") for run in runs]
+        rows.append(
+            (
+                _name(experiment, label),
+                ", ".join(number(epochs[-1]) for epochs in diversity),
+                ", ".join(number(min(epochs)) for epochs in diversity),
+                ", ".join(f"{run.epochs[-1]['train_loss']:.2g}" for run in runs),
+                f"`{settings_text(runs[0])}`",
+            )
+        )
+    header = ("optimizer", "diversity after the last epoch", "lowest diversity", "last loss of the critic", "settings")
+    metric = experiment.metric
+    return "\n\n".join(
+        [
+            f"### Generated images: {experiment.name}",
+            f"![Generated images over training, by optimizer]({FIGURES}/{stem(experiment)}-samples.png)",
+            "The first seed of each optimizer; the same latents everywhere.",
+            f"![Box plots of the test {metric.name}, by optimizer]({FIGURES}/{stem(experiment)}-boxes.png)",
+            "Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest.",
+            table(header, rows, left={0, len(header) - 1}),
+            "Seed by seed. Diversity is the root mean square distance between generated images, on the features of the "
+            f"{metric.name} distance, divided by that between test images: where it falls to 0 the generator has "
+            "collapsed to one image.",
+        ]
+    )
+
+
 def _times(experiment: Experiment) -> str:
     aim = target(experiment)
     rows = []
@@ -231,12 +282,14 @@ def _published(experiment: Experiment) -> str:
     explained = "".join(f"\n- ({_letter(i)}) {note}" for i, note in enumerate(notes))
     scaled = [text for text in (_scale(experiment).note, *_asked_for(experiment)) if text]
     caveat = f" **What sets ours apart:** {'; '.join(scaled)}." if scaled else ""
+    if not all(_comparable(row, metric) for row in rows):
+        caveat += f" **Ours is no FID:** it is measured {metric.unit}, so there is no difference to give."
     return "\n\n".join(
         [
             heading,
-            f"Test {metric.name}{f' in {metric.unit}' if metric.unit else ''}, and in parentheses ours minus theirs. "
+            f"Numbers are test {experiment.measured}, and in parentheses ours minus theirs. "
             "Numbers of the last epoch stand against ours of the last epoch, all others against ours of the epoch that "
-            "validation picked. A published best is picked on the test set itself, which makes it higher than what a "
+            "validation picked. A published best is picked on the test set itself, which makes it better than what a "
             f"validation set finds. ≈ is read off a figure.{caveat}",
             table(header, lines, left={0, len(header) - 1}),
             "\n".join(listed) + (f"\n{explained}" if notes else ""),
@@ -247,13 +300,19 @@ def _published(experiment: Experiment) -> str:
 def _beside(runs: Sequence[Run], theirs: Sequence[Published], notes: Sequence[str]) -> str:
     cells = []
     for row in theirs:
-        ours = statistics.fmean(run.last_test if row.metric == FINAL else run.test for run in runs)
-        about = "≈ " if SOURCES[row.source].read_off else ""
-        mark = f" ({_letter(notes.index(row.note))})" if row.note else ""
-        cells.append(
-            f"{about}{row.value:{'g' if about else '.2f'}} ({signed(ours - row.value, beside=row.value)}){mark}"
+        ours = statistics.fmean(
+            run.last_test if row.metric in (FINAL, FID_FINAL, PERPLEXITY_FINAL) else run.test for run in runs
         )
+        about = "≈ " if SOURCES[row.source].read_off else ""
+        difference = f" ({signed(ours - row.value, beside=row.value)})" if _comparable(row, runs[0].metric) else ""
+        mark = f" ({_letter(notes.index(row.note))})" if row.note else ""
+        cells.append(f"{about}{row.value:{'g' if about else '.2f'}}{difference}{mark}")
     return "; ".join(cells) or "–"
+
+
+def _comparable(row: Published, metric: Metric) -> bool:
+    """Whether a published number and ours measure the same: an FID is one on Inception's features alone."""
+    return row.metric not in (FID_FINAL, FID_BEST) or metric.unit == frechet.label(frechet.INCEPTION)
 
 
 def _letter(i: int) -> str:

@@ -81,7 +81,7 @@ def run(
                 if board:
                     board.close()
             if accelerator.is_main_process:
-                console.print(f"{label}: {_told(task, result)}", soft_wrap=True, highlight=False)
+                console.print(f"{label}: {_told(task, config, result)}", soft_wrap=True, highlight=False)
             results.append((config, result))
         bar.update(row, completed=UNITS * len(configs), description="done")
     return results if PartialState().is_main_process else []
@@ -99,7 +99,7 @@ def _own_precision() -> Iterator[None]:
 
 def summary(task: Task, results: list[tuple[Config, dict[str, Any]]]) -> Table:
     """A row for each run."""
-    metric = task.metric
+    metric = task.metric.of(results[0][0].options)
     unit = f", {metric.unit}" if metric.unit else ""
     table = Table(box=None, header_style="bold")
     for i, name in enumerate(
@@ -130,10 +130,10 @@ def progress(console: Console, shown: bool = True) -> Progress:
     )
 
 
-def _told(task: Task, result: dict[str, Any]) -> str:
+def _told(task: Task, config: Config, result: dict[str, Any]) -> str:
     if result["diverged"]:
         return f"diverged in epoch {result['epochs']}"
-    metric = task.metric
+    metric = task.metric.of(config.options)
     return f"test {metric.name} {result['test']:.2f}{metric.unit and ' '}{metric.unit} (epoch {result['best_epoch']})"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,17 +27,40 @@ FILES = {
     "cifar10": "images",
     "cifar100": "images",
     "imagenet": "images",
+    "ptb-lstm": "language",
+    "charlm": "language",
+    "wgan": "gans",
+    "wgan-gp": "gans",
+    "sngan": "gans",
+    "dcgan": "gans",
+    "translation": "translation",
+    "vit": "vit",
+    "keras-cnn": "keras_cnn",
+    "rl-sac": "rl",
+    "rl-atari": "rl",
 }
 """Which file of this folder has a task."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a task is judged by: evaluations have it as `validation_<name>` and `test_<name>`."""
+    """What a task is judged by: evaluations have it as `validation_<name>` and `test_<name>`.
+
+    Attributes:
+        name: Of the metric.
+        unit: What stands behind its values.
+        higher_is_better: Or else lower.
+        unit_of: The unit, from the options of a run, where it depends on them.
+    """
 
     name: str
     unit: str = ""
     higher_is_better: bool = True
+    unit_of: Callable[[Mapping[str, Any]], str] | None = None
+
+    def of(self, options: Mapping[str, Any]) -> Metric:
+        """The metric of a run with these options."""
+        return replace(self, unit=self.unit_of(options)) if self.unit_of else self
 
 
 @dataclass(frozen=True)
@@ -74,6 +97,20 @@ def divide_at(*fractions: float) -> Callable[[Moment], float]:
         return float(0.1 ** sum(moment.epoch >= round(fraction * moment.epochs) for fraction in fractions))
 
     return schedule
+
+
+def alike(weight_decay: float) -> Settings:
+    """Settings for tasks that no paper has any for; learning rates are to be searched, all on the same grid.
+
+    AdaBeliefW and AdamW differ in eps alone, each one's default; Adam has no decay, and SGD momentum.
+    """
+    common = {"lr": 1e-3, "betas": (0.9, 0.999)}
+    return {
+        "AdaBelief": {**common, "eps": 1e-16, "weight_decay": weight_decay, "weight_decouple": True, "rectify": False},
+        "AdamW": {**common, "eps": 1e-8, "weight_decay": weight_decay},
+        "Adam": {**common, "eps": 1e-8},
+        "SGD": {"lr": 0.1, "momentum": 0.9},
+    }
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from adabelief.lab.models import MODELS
+from adabelief.lab.models.images import MODELS
 from adabelief.lab.tasks import Examples, Experiment, Metric, Request, Scale, Settings, Split, Task, divide_at
 from adabelief.settings import recommended
 

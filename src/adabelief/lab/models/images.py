@@ -48,7 +48,7 @@ def vgg11(classes: int, width: float = 1.0) -> nn.Module:
     inputs = 3
     for stage in VGG11_STAGES:
         for channels in stage:
-            outputs = _scaled(channels, width)
+            outputs = scaled(channels, width)
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
@@ -56,7 +56,7 @@ def vgg11(classes: int, width: float = 1.0) -> nn.Module:
         if isinstance(convolution, nn.Conv2d):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    hidden = _scaled(512, width)
+    hidden = scaled(512, width)
     return nn.Sequential(
         *(*layers, nn.Flatten()),
         *(nn.Dropout(), nn.Linear(inputs, hidden), nn.ReLU()),
@@ -83,11 +83,11 @@ def resnet34(classes: int, width: float = 1.0) -> nn.Module:
         torch.Size([2, 10])
     """
     _check(classes)
-    inputs = _scaled(RESNET34_STAGES[0][0], width)
+    inputs = scaled(RESNET34_STAGES[0][0], width)
     layers: list[nn.Module] = [_convolution(3, inputs), nn.BatchNorm2d(inputs), nn.ReLU()]
     for stage, (channels, blocks) in enumerate(RESNET34_STAGES):
         for block in range(blocks):
-            outputs = _scaled(channels, width)
+            outputs = scaled(channels, width)
             layers.append(BasicBlock(inputs, outputs, stride=2 if stage and not block else 1))
             inputs = outputs
     return nn.Sequential(*layers, *_head(inputs, classes))
@@ -113,7 +113,7 @@ def densenet121(classes: int, width: float = 1.0) -> nn.Module:
         torch.Size([2, 10])
     """
     _check(classes)
-    growth = _scaled(DENSENET121_GROWTH, width)
+    growth = scaled(DENSENET121_GROWTH, width)
     channels = 2 * growth
     layers: list[nn.Module] = [_convolution(3, channels)]
     for stage, depth in enumerate(DENSENET121_STAGES):
@@ -175,11 +175,12 @@ def _head(channels: int, classes: int) -> tuple[nn.Module, ...]:
     return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
 
 
-def _scaled(channels: int, width: float) -> int:
-    scaled = round(channels * width) if math.isfinite(width) else 0
-    if scaled < 1:
+def scaled(channels: int, width: float) -> int:
+    """The published number of channels times `width`, rounded; a ValueError where nothing is left."""
+    number = round(channels * width) if math.isfinite(width) else 0
+    if number < 1:
         raise ValueError(f"width={width} leaves nothing of a layer of {channels} channels; 1 is the published network")
-    return scaled
+    return number
 
 
 def _check(classes: int) -> None:

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from adabelief.lab.models import MODELS, densenet121, resnet34, vgg11
+from adabelief.lab.models.images import MODELS, densenet121, resnet34, vgg11
 
 
 def theirs(name):

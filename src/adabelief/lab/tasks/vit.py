@@ -1,0 +1,90 @@
+"""A small vision transformer: decoupled decay, where AdamW is at home. The paper left this open."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+
+from adabelief.lab.tasks import Metric, Moment, Request, Scale, Task, alike, digits
+from adabelief.lab.tasks.images import CIFAR_DATA, Classification, make_cifar
+
+WARM_UP = 0.1
+"""The share of the epochs in which the learning rate rises."""
+
+
+def network(request: Request, classes: int, size: int = 32) -> nn.Module:
+    """torchvision's, on 8×8 patches of images that are `size` pixels wide and high."""
+    options = request.options
+    model: nn.Module = VisionTransformer(
+        image_size=size,
+        patch_size=size // 8,
+        num_layers=options["layers"],
+        num_heads=options["heads"],
+        hidden_dim=options["width"],
+        mlp_dim=2 * options["width"],
+        dropout=options["dropout"],
+        num_classes=classes,
+    )
+    return model
+
+
+def make(request: Request) -> Classification:
+    """The network on CIFAR-10, or on the digits in gray, which are embedded."""
+    if request.options["images"] == "cifar10":
+        return make_cifar(request, "cifar10", network)
+
+    def in_color(images: Tensor) -> Tensor:
+        return images.expand(-1, 3, -1, -1)
+
+    model = network(request, classes=10, size=8)
+    return Classification(request, digits.images(), model, lambda images, generator: in_color(images), in_color)
+
+
+def schedule(moment: Moment) -> float:
+    """Up to 1 in a straight line, then down to 0 along half a cosine, from epoch to epoch."""
+    rise = max(1, round(WARM_UP * moment.epochs))
+    if moment.epoch < rise:
+        return (moment.epoch + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (moment.epoch - rise + 1) / (moment.epochs - rise + 1)))
+
+
+TASKS = {
+    "vit": Task(
+        name="vit",
+        summary="CIFAR-10 with a small vision transformer; decoupled decay, learning rates to be searched",
+        metric=Metric("accuracy", "%"),
+        scales=lambda model: {
+            "smoke": Scale(
+                epochs=2,
+                batch_size=64,
+                options={"images": "digits", "layers": 2, "heads": 2, "width": 32, "dropout": 0.0},
+                note="the embedded digits, 2 layers of 32, 2 epochs: it shows that everything runs",
+            ),
+            "small": Scale(
+                epochs=20,
+                batch_size=128,
+                options={
+                    **{"images": "cifar10", "layers": 4, "heads": 4, "width": 96, "dropout": 0.0},
+                    **{"train_examples": 10000, "validation_examples": 5000, "test_examples": 2000},
+                },
+                precision="auto",
+                note="4 layers of 96, 10,000 training, 1,111 validation and 2,000 test images, 20 epochs",
+            ),
+            "paper": Scale(
+                epochs=200,
+                batch_size=128,
+                options={
+                    **{"images": "cifar10", "layers": 6, "heads": 8, "width": 256, "dropout": 0.1},
+                    **{"train_examples": None, "validation_examples": 5000, "test_examples": None},
+                },
+                note="not of the paper: 6 layers of 256, 200 epochs",
+            ),
+        },
+        settings=lambda model: alike(weight_decay=5e-2),
+        make=make,
+        schedule=schedule,
+        data=f"{CIFAR_DATA} (smoke: embedded)",
+    ),
+}
