@@ -157,7 +157,7 @@ def inverse_square_root(moment: Moment) -> float:
 
 
 def transformer_settings() -> Settings:
-    """What the authors published for the Transformer; Adam, without decay, and EAdam are ours.
+    """What the authors published for the Transformer; Adam, without decay, SGD and EAdam are ours.
 
     Theirs was run in fairseq, whose Adam decouples the decay: it is AdamW here. EAdam has AdaBelief's eps.
     """
@@ -168,6 +168,7 @@ def transformer_settings() -> Settings:
         "Adam": adam,
         "AdamW": {**adam, "weight_decay": 1e-4},
         "RAdam": {**adam, "weight_decay": 1e-4},
+        "SGD": {"lr": 0.1, "momentum": 0.9},
         "EAdam": {**adam, "eps": belief["eps"]},
     }
 
