@@ -263,8 +263,8 @@ def _first(order: Tensor, limit: int | None, argument: str, kind: str) -> Tensor
 def _decoded(name: str, data: Folder | None, part: str) -> Examples:
     """All images of "train" or "test", from the cache where they are in it."""
     facts = CIFAR[name]
-    source, where = _hub(name, part) if data is None else _parquet(Path(data), (part,))
-    decoded = _rows(source, facts.labels, where).map(
+    source, where = hub(facts.hub, part) if data is None else parquet(Path(data), (part,))
+    decoded = rows_of(source, facts.labels, where).map(
         partial(_pixels, where=where),
         batched=True,
         with_indices=True,
@@ -286,7 +286,7 @@ def _pixels(rows: list[dict[str, Any]], labels: list[int], indices: list[int], w
     """Rows of the cache: the pixels of each image as bytes, channel by channel."""
     pixels = []
     for row, index in zip(rows, indices, strict=True):
-        image = _row_image(row, where, index)
+        image = row_image(row, where, index)
         if image.size != (SIZE, SIZE):
             raise ValueError(f"{where}, row {index} has {image.width}×{image.height} pixels, not CIFAR's {SIZE}×{SIZE}")
         pixels.append(b"".join(channel.tobytes() for channel in image.split()))
@@ -306,8 +306,8 @@ def _source(folder: Path, parts: Sequence[str]) -> tuple[Callable[[int], Image.I
         raise FileNotFoundError(
             f"{folder} has no {parts[0]}/ and no {parts[0]}*.parquet; name a folder that has, with --data FOLDER"
         )
-    source, where = _parquet(folder, parts)
-    rows = _rows(source, ("label",), where)
+    source, where = parquet(folder, parts)
+    rows = rows_of(source, ("label",), where)
     labels = torch.tensor(rows.with_format("arrow")[:]["label"].to_pylist(), dtype=torch.int64)
     if not len(labels) or labels.min() < 0:
         raise ValueError(f"{where}: there are images without a label; name a folder where all have one")
@@ -320,23 +320,27 @@ def _read_file(paths: Sequence[str], index: int) -> Image.Image:
 
 
 def _read_row(rows: datasets.Dataset, where: str, index: int) -> Image.Image:
-    return _row_image(rows[index]["image"], where, index)
+    return row_image(rows[index]["image"], where, index)
 
 
-def _hub(name: str, part: str) -> tuple[datasets.Dataset, str]:
-    """The rows of a part, and what to call them in a message."""
-    repository = CIFAR[name].hub
+def hub(repository: str, part: str) -> tuple[datasets.Dataset, str]:
+    """The rows of a part of what is on the Hugging Face hub or in the cache, and what to call them in a message."""
     try:
         return datasets.load_dataset(repository, split=part), f"{repository}, {part}"
     except OSError as error:
         raise FileNotFoundError(
-            f"{name} is not in the cache of the datasets library, and could not be downloaded ({_line(error)}); "
+            f"{repository} is not in the cache of the datasets library, and could not be downloaded ({_line(error)}); "
             "give a folder that has its train*.parquet and test*.parquet, with --data FOLDER"
         ) from error
 
 
-def _parquet(folder: Path, parts: Sequence[str]) -> tuple[datasets.Dataset, str]:
-    """The rows of the first of the parts that there are files for, and what to call them. Nothing is downloaded."""
+def parquet(folder: Path, parts: Sequence[str]) -> tuple[datasets.Dataset, str]:
+    """The rows of the first of the parts that there are files for, and what to call them. Nothing is downloaded.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they are damaged.
+    """
     files = [str(file) for file in _parquet_files(folder, parts)]
     if not files:
         raise FileNotFoundError(f"{folder} has no {parts[0]}*.parquet; name a folder that has, with --data FOLDER")
@@ -366,7 +370,7 @@ def _parquet_files(folder: Path, parts: Sequence[str]) -> list[Path]:
     return []
 
 
-def _rows(source: datasets.Dataset, labels: Sequence[str], where: str) -> datasets.Dataset:
+def rows_of(source: datasets.Dataset, labels: Sequence[str], where: str) -> datasets.Dataset:
     """The same with two columns: image, its bytes left as they are, and label."""
     features = source.features
     image = next((name for name in ("img", "image") if name in features), None)
@@ -381,7 +385,8 @@ def _rows(source: datasets.Dataset, labels: Sequence[str], where: str) -> datase
     return rows.cast_column("image", datasets.Image(decode=False))
 
 
-def _row_image(row: Mapping[str, Any], where: str, index: int) -> Image.Image:
+def row_image(row: Mapping[str, Any], where: str, index: int) -> Image.Image:
+    """The image of a row of `rows_of`, decoded."""
     return _image(row["bytes"], f"{where}, row {index}, {row['path']}")
 
 

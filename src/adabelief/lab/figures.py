@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 import shutil
 import subprocess
@@ -308,10 +309,11 @@ def times(experiment: Experiment) -> dict[str, bytes]:
         ("step() of the optimizer, ms", "whole training step, ms"),
         strict=True,
     ):
-        values = [1e3 * float(np.median([run.outcome[key] for run in runs])) for runs in groups.values()]
+        values = [1e3 * float(np.median([float(run.outcome[key]) for run in runs])) for runs in groups.values()]
         bars = axes.barh(range(len(groups)), values, height=0.66, color=[drawn[label].colour for label in groups])
-        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=7)
-        axes.set_xlim(0, 1.13 * max(values))
+        told = [f"{value:.2f}" if math.isfinite(value) else "not measured" for value in values]
+        axes.bar_label(bars, told, padding=2, fontsize=7)
+        axes.set_xlim(0, 1.13 * max(filter(math.isfinite, values), default=1.0))
         axes.set_yticks(range(len(groups)), list(groups))
         axes.tick_params(axis="y", length=0)
         _label(axes, title, None, None)

@@ -177,12 +177,15 @@ def _on_test(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> lis
 def _on_time(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> str:
     if not experiment.same_place:
         return "The runs were not all made on the same kind of machine: their times are not compared."
-    times = {label: [1e3 * run.outcome["optimizer_seconds"] for run in groups[label]] for label in groups}
+    times = {label: [1e3 * float(run.outcome["optimizer_seconds"]) for run in groups[label]] for label in groups}
+    times = {label: values for label, values in times.items() if all(map(math.isfinite, values))}
+    if not times:
+        return "`step()` is not measured apart from the rest of a training step."
     medians = {label: statistics.median(values) for label, values in times.items()}
     quick, slow = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
     sentence = f"`step()` takes from {medians[quick]:.2f} ms ({quick}) to {medians[slow]:.2f} ms ({slow})"
     reference = base(experiment)
-    if reference is None:
+    if reference not in times:
         return f"{sentence}."
     own, verdicts = times[reference], ["one seed does not show which differences would last"]
     if min(map(len, times.values())) > 1:

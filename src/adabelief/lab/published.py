@@ -24,6 +24,9 @@ PERPLEXITY_FINAL = "test perplexity after the last epoch"
 RETURN_FINAL = "test return after the last epoch"
 """Of reinforcement learning: the mean over episodes of their sum of rewards."""
 
+LAST_EPOCH = (FINAL, FID_FINAL, PERPLEXITY_FINAL, RETURN_FINAL)
+"""Those that stand against ours after the last epoch; the others, against ours at the epoch that validation picked."""
+
 HIGHER_IS_BETTER: Mapping[str, bool] = {
     **{FINAL: True, BEST: True, REPORTED: True, BLEU: True, RETURN_FINAL: True},
     **{FID_FINAL: False, FID_BEST: False, PERPLEXITY_FINAL: False},

@@ -22,9 +22,8 @@ from adabelief.lab.published import (
     BEST,
     FID_BEST,
     FID_FINAL,
-    FINAL,
     HIGHER_IS_BETTER,
-    PERPLEXITY_FINAL,
+    LAST_EPOCH,
     SOURCES,
     Published,
     published,
@@ -36,10 +35,9 @@ FIGURES = "figures"
 """The folder of the figures, beside the report."""
 
 _SHORT = {
-    FINAL: "last epoch",
+    **dict.fromkeys(LAST_EPOCH, "last epoch"),
     BEST: "best, picked on test",
     FID_FINAL: "FID, last epoch",
-    PERPLEXITY_FINAL: "last epoch",
     FID_BEST: "FID, best, picked on test",
 }
 
@@ -260,7 +258,7 @@ def _published(experiment: Experiment) -> str:
     if not rows:
         return ""
     columns = list(dict.fromkeys((row.metric, row.source) for row in rows))
-    columns.sort(key=lambda column: (column[0] != FINAL, column[0] != BEST))
+    columns.sort(key=lambda column: (column[0] not in LAST_EPOCH, column[0] != BEST))
     sources = list(dict.fromkeys(source for _, source in columns))
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     lines = []
@@ -300,11 +298,10 @@ def _published(experiment: Experiment) -> str:
 def _beside(runs: Sequence[Run], theirs: Sequence[Published], notes: Sequence[str]) -> str:
     cells = []
     for row in theirs:
-        ours = statistics.fmean(
-            run.last_test if row.metric in (FINAL, FID_FINAL, PERPLEXITY_FINAL) else run.test for run in runs
-        )
+        ours = statistics.fmean(run.last_test if row.metric in LAST_EPOCH else run.test for run in runs)
         about = "≈ " if SOURCES[row.source].read_off else ""
-        difference = f" ({signed(ours - row.value, beside=row.value)})" if _comparable(row, runs[0].metric) else ""
+        compared = runs[0].config.scale != "smoke" and _comparable(row, runs[0].metric)
+        difference = f" ({signed(ours - row.value, beside=row.value)})" if compared else ""
         mark = f" ({_letter(notes.index(row.note))})" if row.note else ""
         cells.append(f"{about}{row.value:{'g' if about else '.2f'}}{difference}{mark}")
     return "; ".join(cells) or "–"

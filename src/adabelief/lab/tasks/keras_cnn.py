@@ -1,0 +1,335 @@
+"""A small convolutional network on MNIST in Keras: the authors' TensorFlow notebook, on any of Keras's backends.
+
+The optimizers are those of `adabelief.keras` and `keras.optimizers`. The engine's, of PyTorch, never step: they tell
+which one was asked for, with which settings, and the learning rate of the moment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from adabelief.lab.tasks import Examples, Experiment, Metric, Request, Scale, Settings, Split, Task, digits
+
+if TYPE_CHECKING:
+    from adabelief.lab.train import Trainer
+
+# Before anything imports Keras: TensorBoard's writer imports TensorFlow where there is one, and that Keras.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+SIZE, CLASSES = 28, 10
+EVALUATION_BATCH = 500
+MNIST = "ylecun/mnist"
+"""Its repository on the Hugging Face hub."""
+
+_ADAM = ("lr", "betas", "eps", "amsgrad")
+
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "AdaBelief": (*_ADAM, "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd"),
+    "SGD": ("lr", "momentum", "nesterov"),
+    "Adam": _ADAM,
+    "AdamW": (*_ADAM, "weight_decay"),
+    "RMSprop": ("lr", "alpha", "eps", "momentum", "centered"),
+}
+"""The arguments that PyTorch's optimizers and Keras's share.
+
+Where eps is added differs a little: in Keras's Adam before the bias correction, in its RMSprop under the root.
+"""
+
+NAMES = {"lr": "learning_rate", "eps": "epsilon", "alpha": "rho"}
+"""What some of them are called in Keras."""
+
+
+def network() -> Any:
+    """Convolutions of 32 5×5 and 64 3×3 filters, each with ReLU and 2×2 max-pooling; 1,024 units; dropout; 10 logits.
+
+    There is no activation behind the 1,024 units, as in the notebook.
+    """
+    from keras import Sequential, layers
+
+    return Sequential(
+        [
+            layers.Input((SIZE, SIZE, 1)),
+            layers.Conv2D(32, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(1024),
+            layers.Dropout(0.5),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+class Weights(nn.Module):
+    """The weights of a Keras model as a module, on any backend: what the engine counts and keeps in checkpoints."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(map(torch.tensor, model.get_weights()))
+        self._model = [model]  # not a submodule, which it would be on the PyTorch backend
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's weights as they are now."""
+        for mine, its in zip(self.weights, self._model[0].get_weights(), strict=True):
+            mine.data.copy_(torch.from_numpy(its))
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Gives the model these weights."""
+        found = super().load_state_dict(*args, **kwargs)
+        self._model[0].set_weights([x.detach().cpu().numpy() for x in self.weights])
+        return found
+
+
+def optimizer_of(asked: Any) -> Any:
+    """Keras's optimizer for a PyTorch optimizer's class and settings.
+
+    Raises:
+        ValueError: If Keras's has no such option, or means something else by it.
+    """
+    import keras
+
+    import adabelief.keras
+
+    kind, (group,) = type(asked), asked.param_groups
+    known, usual = ARGUMENTS[kind.__name__], signature(kind).parameters
+    for name in usual.keys() & group.keys() - {"params", *known}:
+        if group[name] != usual[name].default:
+            raise ValueError(
+                f"{name}={group[name]!r}: Keras's {kind.__name__} has no such option, or means something else by it; "
+                f"it takes {', '.join(known)}"
+            )
+    arguments = {NAMES.get(name, name): group[name] for name in known if name != "betas"}
+    if "betas" in known:
+        arguments["beta_1"], arguments["beta_2"] = group["betas"]
+    module = adabelief.keras if kind.__name__ == "AdaBelief" else keras.optimizers
+    return getattr(module, kind.__name__)(**arguments)
+
+
+class KerasClassification(Experiment):
+    """Images in memory and a Keras model that makes its own steps.
+
+    Args:
+        request: Seed and batch size; `steps` of an epoch among the options, None for all images once.
+        split: Images (n, 1, 28, 28) from 0 to 1.
+        model: Maps images (n, 28, 28, 1) to logits.
+    """
+
+    def __init__(self, request: Request, split: Split, model: Any) -> None:
+        self.modules = {"model": Weights(model)}
+        self._seed, self._batch_size, self._split, self._model = request.seed, request.batch_size, split, model
+        whole = -(-len(split.train.labels) // request.batch_size)
+        self.steps_per_epoch = min(request.options["steps"] or whole, whole)
+        self._saved: dict[str, Any] = {}
+
+    def batches(self, epoch: int) -> Iterator[Examples]:
+        """Images in an order drawn from seed and epoch, as many as the epoch has steps for."""
+        images, labels = self._split.train
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        order = torch.randperm(len(labels), generator=generator)
+        for indices in torch.split(order, self._batch_size)[: self.steps_per_epoch]:
+            yield Examples(images[indices], labels[indices])
+
+    def step(self, batch: Examples, trainer: Trainer) -> Tensor:
+        """The model's own training step, with the learning rate that the engine has set."""
+        refuse_parts(trainer)
+        asked = trainer.optimizers["model"]
+        with device():
+            if not self._model.compiled:
+                self._compile(asked.optimizer, trainer)
+            self._model.optimizer.learning_rate = asked.param_groups[0]["lr"]
+            return torch.tensor(self._model.train_on_batch(_pixels(batch.inputs), batch.labels.numpy()))
+
+    def _compile(self, asked: Any, trainer: Trainer) -> None:
+        import keras
+
+        optimizer = optimizer_of(asked)
+        optimizer.build(self._model.trainable_variables)
+        if self._saved:
+            optimizer.load_own_variables(self._saved)
+        if keras.backend.backend() == "torch":  # the others compile a whole step
+            optimizer.apply = _timed(optimizer.apply, trainer.optimizer_seconds)
+        self._model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """Loss and accuracy in % on both sets, and their sizes."""
+        measured: dict[str, float] = {}
+        for part in ("validation", "test"):
+            images, labels = getattr(self._split, part)
+            with device():
+                logits = [self._model.predict_on_batch(_pixels(x)) for x in torch.split(images, EVALUATION_BATCH)]
+            predicted = torch.from_numpy(np.concatenate(logits)).float()
+            measured[f"{part}_loss"] = cross_entropy(predicted, labels).item()
+            measured[f"{part}_accuracy"] = 100 * (predicted.argmax(1) == labels).double().mean().item()
+            measured[f"{part}_examples"] = len(labels)
+        return measured
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Keras keeps beside the weights: the optimizer's variables, and where its random generators are."""
+        optimizer: dict[str, Any] = {}
+        self._model.optimizer.save_own_variables(optimizer)
+        return {"optimizer": optimizer, "generators": [v.numpy() for v in self._model.non_trainable_variables]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes it up again; the optimizer will, once it is there."""
+        self._saved = state["optimizer"]
+        for variable, value in zip(self._model.non_trainable_variables, state["generators"], strict=True):
+            variable.assign(value)
+
+
+def refuse_parts(trainer: Trainer) -> None:
+    """For steps that another library makes whole.
+
+    Raises:
+        ValueError: If there are several processes, accumulated parts or another precision.
+    """
+    if trainer.accelerator.num_processes > 1:
+        raise ValueError("this task runs in a single process: start it without torchrun or accelerate launch")
+    if trainer.accumulate > 1:
+        raise ValueError(f"--accumulate {trainer.accumulate}: this task's batches are not split; leave it at 1")
+    if trainer.accelerator.mixed_precision != "no":
+        raise ValueError(f"--precision {trainer.accelerator.mixed_precision}: this task runs in float32; leave it away")
+
+
+def device() -> AbstractContextManager[Any]:
+    """Keeps Keras on the CPU where the engine is; elsewhere it finds the accelerator by itself."""
+    import keras
+
+    on_cpu: AbstractContextManager[Any] = keras.device("cpu")
+    return on_cpu if PartialState().device.type == "cpu" else nullcontext()
+
+
+def _timed(apply: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> None:
+        start = time.perf_counter()
+        apply(*args, **kwargs)
+        seconds.append(time.perf_counter() - start)
+
+    return timed
+
+
+def _pixels(images: Tensor) -> Any:
+    """(n, 1, h, w) as NumPy's (n, h, w, 1)."""
+    return images.movedim(1, -1).numpy()
+
+
+def mnist(folder: Path | None, validation: int) -> Split:
+    """MNIST's images, from 0 to 1; the stratified validation part is always the same.
+
+    Args:
+        folder: Has train*.parquet and test*.parquet as the hub has them; None for a download.
+        validation: How many of the 60,000 training images are for validation.
+
+    Raises:
+        FileNotFoundError: If there are no such files, or the hub is out of reach.
+        ValueError: If files are not what they should be, or `validation` is out of range.
+    """
+    from adabelief.lab import data
+
+    train, test = (_decoded(folder, part) for part in ("train", "test"))
+    if not 1 <= validation < len(train.labels):
+        raise ValueError(f"validation_examples={validation}: give at least 1 and less than {len(train.labels)}")
+    order = data.stratified(train.labels, seed=0)
+    kept, held = order[validation:], order[:validation]
+    training, held_out = (Examples(*(x[indices] for x in train)) for indices in (kept, held))
+    return Split(training, held_out, test)
+
+
+def digit_images() -> Split:
+    """scikit-learn's digits, from 8×8 to 28×28 pixels, from 0 to 1."""
+    split = digits.images()
+    low, high = split.train.inputs.min(), split.train.inputs.max()
+    return Split(
+        *(Examples(interpolate((x - low) / (high - low), size=(SIZE, SIZE), mode="bilinear"), y) for x, y in split)
+    )
+
+
+def _decoded(folder: Path | None, part: str) -> Examples:
+    """All images of "train" or "test"."""
+    from adabelief.lab import data  # the datasets library takes seconds to import
+
+    source, where = data.hub(MNIST, part) if folder is None else data.parquet(folder, (part,))
+    rows, pixels = data.rows_of(source, ("label",), where), []
+    for i, row in enumerate(rows["image"]):
+        image = data.row_image(row, where, i).convert("L")
+        if image.size != (SIZE, SIZE):
+            raise ValueError(f"{where}, row {i} has {image.width}×{image.height} pixels, not MNIST's {SIZE}×{SIZE}")
+        pixels.append(image.tobytes())
+    images = torch.frombuffer(bytearray().join(pixels), dtype=torch.uint8).view(-1, 1, SIZE, SIZE)
+    labels = torch.tensor(rows["label"][:], dtype=torch.int64)
+    if set(labels.tolist()) != set(range(CLASSES)):
+        raise ValueError(f"{where}: the labels are not all of 0 to {CLASSES - 1}: is it MNIST?")
+    return Examples(images / 255, labels)
+
+
+def _make(request: Request) -> KerasClassification:
+    try:
+        importlib.import_module("keras")
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"Keras or its backend {os.environ['KERAS_BACKEND']!r} is missing or does not work ({error}): pip install "
+            "'adabelief[keras]', and set KERAS_BACKEND to torch, jax or tensorflow, whichever is there"
+        ) from error
+    options = request.options
+    split = digit_images() if options["images"] == "digits" else mnist(request.data, options["validation_examples"])
+    with device():
+        return KerasClassification(request, split, network())
+
+
+def keras_settings() -> Settings:
+    """The notebook's for AdaBelief and Adam's in the code that it is made from; the others are ours."""
+    adam = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-7}
+    return {
+        "AdaBelief": {**adam, "eps": 1e-14},
+        "SGD": {"lr": 1e-2, "momentum": 0.9},
+        "Adam": adam,
+        "AdamW": {**adam, "weight_decay": 1e-2},
+        "RMSprop": {"lr": 1e-3, "alpha": 0.9, "eps": 1e-7},
+    }
+
+
+_OWN = "all optimizers are Keras's or made for it"
+_MNIST_SCALE = Scale(
+    epochs=4,
+    batch_size=128,
+    options={"images": "mnist", "steps": 50, "validation_examples": 5000},
+    note="55,000 of the 60,000 training images, since 5,000 are for validation, which picks the epoch after 50, 100, "
+    f"150 or 200 steps; {_OWN}",
+)
+
+TASKS = {
+    "keras-cnn": Task(
+        name="keras-cnn",
+        summary="MNIST with a small convolutional network in Keras, as in the authors' notebook: 200 steps",
+        metric=Metric("accuracy", "%"),
+        scales=lambda model: {
+            "smoke": Scale(
+                epochs=2,
+                batch_size=64,
+                options={"images": "digits", "steps": None},
+                note=f"scikit-learn's digits, enlarged to 28×28 pixels, 2 epochs; {_OWN}",
+            ),
+            "small": _MNIST_SCALE,
+            "paper": _MNIST_SCALE,
+        },
+        settings=lambda model: keras_settings(),
+        make=_make,
+        schedule=lambda moment: 1.0,
+        data="a folder with train*.parquet and test*.parquet; without it, a download by the datasets library (smoke: "
+        "embedded)",
+    )
+}
