@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from adabelief.lab.files import downloading
 from adabelief.lab.tasks import Examples, Split
 
 Folder = str | PathLike[str]
@@ -325,13 +326,8 @@ def _read_row(rows: datasets.Dataset, where: str, index: int) -> Image.Image:
 
 def hub(repository: str, part: str) -> tuple[datasets.Dataset, str]:
     """The rows of a part of what is on the Hugging Face hub or in the cache, and what to call them in a message."""
-    try:
+    with downloading(repository, "its train*.parquet and test*.parquet"):
         return datasets.load_dataset(repository, split=part), f"{repository}, {part}"
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{repository} is not in the cache of the datasets library, and could not be downloaded ({_line(error)}); "
-            "give a folder that has its train*.parquet and test*.parquet, with --data FOLDER"
-        ) from error
 
 
 def parquet(folder: Path, parts: Sequence[str]) -> tuple[datasets.Dataset, str]:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from adabelief.lab.files import downloading
 from adabelief.lab.models.transformer import BOS, EOS, PAD
 
 HUB: Mapping[str, str] = {"iwslt14": "bbaaaa/iwslt14-de-en-preprocess", "multi30k": "bentrevett/multi30k"}
@@ -226,13 +227,8 @@ def _lines(file: Path) -> list[str]:
 def _downloaded(name: str, part: str) -> Pairs:
     import datasets  # takes seconds
 
-    try:
+    with downloading(name, "its texts, as train.de, train.en and so on"):
         rows = datasets.load_dataset(HUB[name], split=part)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{name} is not in the cache of the datasets library, and could not be downloaded "
-            f"({' '.join(str(error).split())}); give a folder with its text files, with --data FOLDER"
-        ) from error
     if "translation" in rows.features:
         rows = rows.flatten().rename_columns({f"translation.{language}": language for language in ("de", "en")})
     return Pairs(list(rows["de"]), list(rows["en"]))

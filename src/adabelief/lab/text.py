@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from adabelief.lab.files import downloading
+
 PARTS = ("train", "valid", "test")
 SUFFIXES = (".txt", ".tokens")
 END, UNKNOWN = "<eos>", "<unk>"
@@ -143,17 +145,11 @@ def _hub(text: str) -> list[_Part]:
     import datasets  # it takes seconds to import
 
     where, column = HUB[text]
-    try:
+    with downloading(where["path"], "train.txt, valid.txt and test.txt"):
         parts = datasets.load_dataset(**where)
         return [
             _Part(f"{text}, {p}", [line.split() for line in parts[p][column]]) for p in ("train", "validation", "test")
         ]
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise FileNotFoundError(
-            f"{where['path']} is not in the cache of the datasets library, and could not be downloaded "
-            f"({' '.join(str(error).split())}); give a folder that has train.txt, valid.txt and test.txt, "
-            "with --data FOLDER"
-        ) from error
 
 
 def _file(folder: Path, part: str) -> _Part:

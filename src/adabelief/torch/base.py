@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial, wraps
 from numbers import Real
 from typing import Any
 
@@ -37,7 +37,7 @@ class Base(Optimizer):
         """
         hooked = Optimizer.profile_hook_step(func)
 
-        @functools.wraps(func)
+        @wraps(func)
         def step(self: Base, *args: Any, **kwargs: Any) -> Any:
             watched = (
                 torch.compiler.is_compiling()
@@ -132,10 +132,7 @@ class Base(Optimizer):
             lr = float(lr)
         elif torch.compiler.is_compiling() and not isinstance(lr, Tensor):
             lr = torch.zeros((), dtype=torch.float64) + lr  # so that the graph serves every lr
-        coefficients, options = (
-            functools.partial(self._coefficients, group, lr),
-            self._options(group, grad_scale=grad_scale),
-        )
+        coefficients, options = partial(self._coefficients, group, lr), self._options(group, grad_scale=grad_scale)
         if part:
             part.step(coefficients, options)
             if not part.rest:
