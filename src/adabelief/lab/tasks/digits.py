@@ -51,6 +51,13 @@ def images() -> Split:
     return Split(examples(train, train_labels), examples(validation, validation_labels), examples(test, test_labels))
 
 
+def intensities() -> Split:
+    """The same images, from 0 to 1."""
+    split = images()
+    low, high = split.train.inputs.min(), split.train.inputs.max()
+    return Split(*(Examples((pixels - low) / (high - low), labels) for pixels, labels in split))
+
+
 def _make(request: Request) -> Classification:
     return Classification(request, images(), model())
 

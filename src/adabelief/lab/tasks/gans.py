@@ -272,9 +272,7 @@ def _make(request: Request, name: str) -> Adversarial:
     if options["images"] == "digits":
         from adabelief.lab.tasks import digits
 
-        split = digits.images()
-        low, high = split.train.inputs.min(), split.train.inputs.max()
-        split = Split(*(Examples(2 * (images - low) / (high - low) - 1, labels) for images, labels in split))
+        split = Split(*(Examples(2 * images - 1, labels) for images, labels in digits.intensities()))
     else:
         from adabelief.lab import data  # the datasets library takes seconds to import
 

@@ -251,11 +251,8 @@ def mnist(folder: Path | None, validation: int) -> Split:
 
 def digit_images() -> Split:
     """scikit-learn's digits, from 8×8 to 28×28 pixels, from 0 to 1."""
-    split = digits.images()
-    low, high = split.train.inputs.min(), split.train.inputs.max()
-    return Split(
-        *(Examples(interpolate((x - low) / (high - low), size=(SIZE, SIZE), mode="bilinear"), y) for x, y in split)
-    )
+    split = digits.intensities()
+    return Split(*(Examples(interpolate(x, size=(SIZE, SIZE), mode="bilinear"), y) for x, y in split))
 
 
 def _decoded(folder: Path | None, part: str) -> Examples:
