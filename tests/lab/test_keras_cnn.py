@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import subprocess
@@ -204,6 +205,75 @@ def test_validation_cannot_take_all(tmp_path, cache):  # noqa: F811
     write_mnist(tmp_path)
     with pytest.raises(ValueError, match="validation_examples=100: give at least 1 and less than 100"):
         keras_cnn.mnist(tmp_path, validation=100)
+
+
+def test_other_images_are_refused():
+    with pytest.raises(ValueError, match="images='cifar10': there are mnist, fashion-mnist and digits"):
+        TASK.make(request(plan(scale="small", changes={"images": "cifar10"})[0]))
+
+
+def write_idx(folder: Path, *, suffix: str = "", size: int = 28, classes: int = 10, **parts: int) -> None:
+    """MNIST's own files: as many images as the parts have, each as bright as its number."""
+    for part, n in (parts or {"train": 40, "t10k": 20}).items():
+        images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, size, size))
+        labels = (np.arange(n) % classes).astype(np.uint8)
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            shape = b"".join(length.to_bytes(4, "big") for length in values.shape)
+            content = b"\0\0\x08" + bytes([values.ndim]) + shape + values.tobytes()
+            file = folder / f"{part}-{kind}-ubyte{suffix}"
+            file.write_bytes(gzip.compress(content) if suffix else content)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_mnist_from_its_own_files(tmp_path, suffix):
+    write_idx(tmp_path, suffix=suffix)
+    split = keras_cnn.mnist(tmp_path, validation=10, name="fashion-mnist")
+    assert [len(part.labels) for part in split] == [30, 10, 20]
+    assert torch.equal(split.test.labels, torch.arange(20) % 10)
+    for images, labels in split:
+        bright = (255 * images).round().long().amax((1, 2, 3))
+        assert images.shape[1:] == (1, 28, 28)
+        assert torch.equal(bright % 10, labels)
+    assert len({*(255 * split.train.inputs[:, 0, 0, 0]).round().tolist()}) == 30
+
+
+def fewer_labels(folder: Path) -> None:
+    (folder / "t10k-labels-idx1-ubyte").replace(folder / "train-labels-idx1-ubyte")
+
+
+def damage(file: str, change):
+    def applied(folder: Path) -> None:
+        path = folder / file
+        path.write_bytes(change(path.read_bytes()))
+
+    return applied
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (
+            lambda folder: write_idx(folder, size=32),
+            ValueError,
+            r"-images-idx3-ubyte has .*\(32, 32\), not .* 28×28",
+        ),
+        (lambda folder: write_idx(folder, classes=9), ValueError, "the labels are not all of 0 to 9"),
+        (fewer_labels, ValueError, "there are 40 images and 20 labels; download both again"),
+        (lambda folder: (folder / "t10k-labels-idx1-ubyte").unlink(), FileNotFoundError, "t10k-labels-idx1-ubyte"),
+        (
+            damage("train-images-idx3-ubyte", lambda x: x[:-1]),
+            ValueError,
+            "ubyte is no readable IDX file .*download it",
+        ),
+        (damage("train-images-idx3-ubyte", lambda x: b""), ValueError, "ubyte is no readable IDX file .*download it"),
+        (damage("train-labels-idx1-ubyte", lambda x: b"\0\0\x0d" + x[3:]), ValueError, "no IDX file of bytes"),
+    ],
+)
+def test_damaged_files_of_mnist(tmp_path, spoil, error, message):
+    write_idx(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(error, match=message):
+        keras_cnn.mnist(tmp_path, validation=10)
 
 
 ELSEWHERE = """
