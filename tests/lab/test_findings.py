@@ -10,6 +10,7 @@ from adabelief.lab.findings import (
     base,
     compare,
     comparisons,
+    contenders,
     join,
     number,
     on_experiment,
@@ -139,6 +140,48 @@ def test_who_is_compared_with(tmp_path):
     synthetic.write(tmp_path, synthetic.config("AdaBelief"))
     (made,) = experiments(load([tmp_path]))
     assert base(made) == "AdaBelief"
+
+
+def searched(tmp_path, validations):
+    """One with these validation metrics at each learning rate of each optimizer, seed by seed, and 1 less in tests."""
+    for name, settings in validations.items():
+        for lr, values in settings.items():
+            for seed, value in enumerate(values):
+                synthetic.write(tmp_path, synthetic.config(name, seed, lr=lr), (value, value), (value - 1, value - 1))
+    (made,) = experiments(load([tmp_path]))
+    return made
+
+
+def test_a_search_compares_what_validation_picks_on_the_seeds_that_all_settings_have(tmp_path):
+    made = searched(
+        tmp_path,
+        {
+            "AdaBelief": {0.01: [90.0], 0.02: [95.0, 80.0, 80.0], 0.03: [94.0]},
+            "Adam": {0.01: [97.0, 97.0], 0.02: [96.0, 98.5]},
+            "SGD": {0.1: [70.0]},
+        },
+    )
+    assert list(contenders(made)) == ["AdaBelief (lr=0.02)", "SGD (lr=0.1)", "Adam (lr=0.02)"]
+    assert base(made) == "AdaBelief (lr=0.02)"
+    assert comparisons(made).keys() == {"Adam (lr=0.02)", "SGD (lr=0.1)"}
+    assert comparisons(made)["Adam (lr=0.02)"].difference == pytest.approx(97.25 - 85.0)
+    assert target(made).level == 80.0
+    first, second, *_ = on_experiment(made)
+    assert first.startswith("A search: 6 settings were tried, of which validation picks AdaBelief (lr=0.02),")
+    assert second == "Mean test accuracy lies between 69.00 and 96.25 %; the best mean is that of Adam (lr=0.02)."
+
+
+def test_settings_of_adabelief_alone_are_compared_with_each_other(tmp_path):
+    made = searched(tmp_path, {"AdaBelief": {0.01: [90.0], 0.02: [95.0]}, "Adam": {0.01: [97.0]}})
+    assert list(contenders(made)) == list(made.groups)
+    assert len(comparisons(made)) == 2
+    assert not any("search" in sentence for sentence in on_experiment(made))
+
+
+def test_where_lower_is_better_a_search_picks_the_lowest(tmp_path):
+    made = searched(tmp_path, {"AdaBelief": {0.01: [90.0], 0.02: [95.0]}, "Adam": {0.01: [97.0], 0.02: [98.0]}})
+    made = replace(made, task=replace(made.task, metric=Metric("accuracy", higher_is_better=False)))
+    assert list(contenders(made)) == ["AdaBelief (lr=0.01)", "Adam (lr=0.01)"]
 
 
 def test_without_adabelief_nothing_is_compared_with_it(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -92,8 +93,32 @@ def compare(runs: Sequence[Run], others: Sequence[Run], comparisons: int = 1) ->
 
 def base(experiment: Experiment) -> str | None:
     """Whom the others are compared with: AdaBelief, as little changed as there is; None where it diverged or is not."""
-    groups = complete(experiment)
+    groups = contenders(experiment)
     return next((label for label, runs in groups.items() if runs[0].config.optimizer == "AdaBelief"), None)
+
+
+def contenders(experiment: Experiment) -> Mapping[str, Sequence[Run]]:
+    """What is compared: all of `complete`, or of a search the settings that validation picks, one of each optimizer.
+
+    Where several optimizers have several settings each, these were searched. An optimizer's settings are judged by
+    their mean validation metric over the seeds that all of them have, so that it is fair to run more seeds of the best.
+    """
+    groups = complete(experiment)
+    settings: dict[str, list[str]] = defaultdict(list)
+    for label, runs in groups.items():
+        settings[runs[0].config.optimizer].append(label)
+    if sum(len(labels) > 1 for labels in settings.values()) < 2:
+        return groups
+    better = max if experiment.metric.higher_is_better else min
+    picked = []
+    for labels in settings.values():
+        shared = set.intersection(*({run.config.seed for run in groups[label]} for label in labels))
+        means = {
+            label: statistics.fmean(run.validation for run in groups[label] if not shared or run.config.seed in shared)
+            for label in labels
+        }
+        picked.append(better(labels, key=means.__getitem__))
+    return {label: groups[label] for label in picked}
 
 
 def complete(experiment: Experiment) -> Mapping[str, Sequence[Run]]:
@@ -103,8 +128,8 @@ def complete(experiment: Experiment) -> Mapping[str, Sequence[Run]]:
 
 
 def comparisons(experiment: Experiment) -> Mapping[str, Comparison]:
-    """Every other optimizer against `base`, on the test metric; empty where there is nothing to compare."""
-    reference, groups = base(experiment), complete(experiment)
+    """Every other one of `contenders` against `base`, on the test metric; empty where there is nothing to compare."""
+    reference, groups = base(experiment), contenders(experiment)
     if reference is None:
         return {}
     rivals = [label for label in groups if label != reference]
@@ -118,7 +143,7 @@ def target(experiment: Experiment) -> Target | None:
     two middle ones the worse. So no single optimizer, be it the best or the worst, sets the level.
     """
     sign = 1.0 if experiment.metric.higher_is_better else -1.0
-    groups = complete(experiment)
+    groups = contenders(experiment)
     if len(groups) < 2:
         return None
     level = sign * statistics.median_low(min(sign * run.validation for run in runs) for runs in groups.values())
@@ -127,8 +152,14 @@ def target(experiment: Experiment) -> Target | None:
 
 def on_experiment(experiment: Experiment) -> list[str]:
     """What an experiment says. A difference within the noise is never called one."""
-    groups = complete(experiment)
+    groups = contenders(experiment)
     sentences = _on_test(experiment, groups)
+    if (tried := len(complete(experiment))) > len(groups):
+        sentences.insert(
+            0,
+            f"A search: {tried} settings were tried, of which validation picks {join(list(groups))}; these are "
+            "compared. A wider search might pick others.",
+        )
     if diverged := [told for label, runs in experiment.groups.items() if (told := divergences(label, runs))]:
         sentences.append(f"{'; '.join(diverged)}. Diverged runs are in no mean, and their optimizers in no comparison.")
     if len(groups) > 1:
