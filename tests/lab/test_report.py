@@ -210,6 +210,30 @@ def test_where_it_was_run(out):
     assert "adabelief 1.0, torch 2.14.1, commit abc1234. Started by `adabelief train digits --optimizer all`." in text
 
 
+def test_a_report_tells_nothing_of_its_writer_s_folders(tmp_path):
+    command = [
+        "/home/ada/bin/adabelief",
+        "train",
+        "wgan",
+        "--data",
+        "/home/ada/cifar",
+        "--set",
+        "features=/home/ada/a.pt2",
+    ]
+    synthetic.write(
+        tmp_path / "runs",
+        synthetic.config(task="wgan", features="/home/ada/a.pt2"),
+        environment={**synthetic.ENVIRONMENT, "command": command},
+    )
+    report.write(tmp_path, load([tmp_path / "runs"]), command="adabelief report /home/ada/runs --out report")
+    for name in ("report.md", "report.html", "results.csv", "table.tex"):
+        assert "/home/ada" not in (tmp_path / name).read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "`adabelief train wgan --data cifar --set features=a.pt2`" in text
+    assert "features a.pt2 instead of this scale's random-conv" in text
+    assert "`adabelief report runs --out report`" in text
+
+
 def test_tables_name_what_they_are_of(out):
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))

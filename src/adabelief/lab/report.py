@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from adabelief.lab import figures, files, html, latex
 from adabelief.lab.findings import CONFIDENCE, join, on_experiment, on_toys
 from adabelief.lab.optimizers import METHODS, describe
-from adabelief.lab.results import PLACE, Experiment, Run, csv, experiments, walks_csv
+from adabelief.lab.results import PLACE, Experiment, Run, csv, experiments, walks_csv, without_folders
 from adabelief.lab.section import FIGURES, count, section, stem, table
 from adabelief.lab.tasks.toy import FUNCTIONS, NEAR, PATIENCE, STEPS, Walk, recorded
 
@@ -208,7 +208,11 @@ def _where(grouped: Sequence[Experiment]) -> str:
 def _command(environment: Mapping[str, Any]) -> str:
     program, *arguments = environment["command"]
     name = Path(program).name
-    return shlex.join(["adabelief" if name in ("__main__.py", "-m") else name, *arguments])
+    return _shared(["adabelief" if name in ("__main__.py", "-m") else name, *arguments])
+
+
+def _shared(command: Sequence[str]) -> str:
+    return shlex.join(map(without_folders, command))
 
 
 _TOY_HEADING = "Functions of two variables"
@@ -269,6 +273,7 @@ def _racing(walks: Sequence[Walk]) -> list[Walk]:
 
 
 def _again(command: str) -> str:
+    command = _shared(shlex.split(command))
     return "\n\n".join(
         [
             "## Once more",

@@ -237,6 +237,17 @@ def settings_text(run: Run) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in run.config.settings.items())
 
 
+def without_folders(argument: Any) -> Any:
+    """An argument of a command, or an option, as others may see it: of an absolute path the last part alone.
+
+    Example:
+        >>> without_folders("features=/home/ada/networks/a.pt2"), without_folders("/data/cifar10"), without_folders(3)
+        ('features=a.pt2', 'cifar10', 3)
+    """
+    name, equals, value = argument.rpartition("=") if isinstance(argument, str) else ("", "", "")
+    return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
+
+
 def csv(runs: Sequence[Run]) -> str:
     """`results.csv`: a row for each run, in order of experiments; what a run does not have yet is empty."""
     grouped = experiments(runs)
@@ -269,7 +280,7 @@ def _row(experiment: Experiment, run: Run) -> dict[str, Any]:
         "settings": json.dumps(config.settings),
         "seed": config.seed,
         **{name: getattr(config, name) for name in CONDITIONS if name != "options"},
-        "options": json.dumps(config.options),
+        "options": json.dumps({name: without_folders(value) for name, value in config.options.items()}),
         "finished": run.finished,
         "diverged": run.diverged,
         "epochs_run": len(run.epochs),

@@ -28,7 +28,7 @@ from adabelief.lab.published import (
     Published,
     published,
 )
-from adabelief.lab.results import Experiment, Run, settings_text
+from adabelief.lab.results import Experiment, Run, settings_text, without_folders
 from adabelief.lab.tasks import Metric, Scale
 
 FIGURES = "figures"
@@ -121,7 +121,7 @@ def _asked_for(experiment: Experiment) -> list[str]:
     own = {"epochs": config.epochs, "batch_size": config.batch_size, **config.options}
     usual = {"epochs": scale.epochs, "batch_size": scale.batch_size, **scale.options}
     return [
-        f"{name.replace('_', ' ')} {value} instead of this scale's {usual.get(name)}"
+        f"{name.replace('_', ' ')} {without_folders(value)} instead of this scale's {usual.get(name)}"
         for name, value in own.items()
         if value != usual.get(name)
     ]
