@@ -26,7 +26,7 @@ from adabelief.lab.results import experiments, load
 from adabelief.lab.tasks import Examples, Request, Split, gans, task
 from adabelief.lab.train import Trainer
 from tests.lab import synthetic
-from tests.lab.test_train import Stop, go, numbers
+from tests.lab.engine import go, goes_on, numbers
 
 NAMES = tuple(gans.TASKS)
 
@@ -340,23 +340,8 @@ def test_only_inception_s_distance_is_called_fid():
 @pytest.mark.parametrize(("name", "at"), [("wgan", 7), ("wgan-gp", 22), ("sngan", 19), ("dcgan", 30)])
 def test_a_smoke_run_that_stops_ends_with_the_same_bits(tmp_path, name, at):
     (config,) = runs.plan(task(name), scale="smoke")
-    accelerator, seen = Accelerator(cpu=True), 0
-
-    def stop(progress):
-        nonlocal seen
-        seen += 1
-        if seen == at:
-            raise Stop
-
-    result, whole = go(tmp_path / "whole", config, accelerator, task(name))
-    with pytest.raises(Stop):
-        go(tmp_path / "parts", config, accelerator, task(name), watch=stop, checkpoint_seconds=0.0 if at % 2 else 60.0)
-    torch.manual_seed(12345)
-    _, parts = go(tmp_path / "parts", config, accelerator, task(name))
-    assert numbers(parts) == numbers(whole)
-    states = [torch.load(folder.checkpoint, weights_only=True)["modules"] for folder in (whole, parts)]
-    for module in ("generator", "critic"):
-        assert all(torch.equal(x, y) for x, y in zip(*(state[module].values() for state in states), strict=True))
+    result, whole = go(tmp_path / "whole", config, task(name))
+    goes_on(tmp_path / "parts", config, task(name), at, whole=whole, checkpoint_seconds=0.0 if at % 2 else 60.0)
     assert not result["diverged"]
     epochs = [line for line in numbers(whole) if "train_loss" in line]
     assert result["test"] == min((line["validation_frechet"], line["test_frechet"]) for line in epochs)[1]

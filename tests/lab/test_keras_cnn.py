@@ -15,24 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image
 
 from adabelief.lab import optimizers, runs, session
 from adabelief.lab.tasks import Request, divide_at, keras_cnn, task
+from tests.lab.engine import go, goes_on, numbers, weights
 from tests.lab.test_data import cache  # noqa: F401 - a fixture
-from tests.lab.test_train import Stop, go, numbers, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, on NumPy 2
 
 TASK = task("keras-cnn")
 PARAMETERS = (5 * 5 + 1) * 32 + (3 * 3 * 32 + 1) * 64 + (5 * 5 * 64 + 1) * 1024 + (1024 + 1) * 10
-
-
-@pytest.fixture
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
 
 
 def plan(**choices):
@@ -53,24 +47,11 @@ def test_smoke_learns(tmp_path):
 
 
 @pytest.mark.parametrize("at", [1, 3, 4])
-def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, accelerator, at):
+def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, at):
     """Before the end of an epoch of three steps, at it, and in the next one."""
     (config,) = plan(changes={"steps": 3, "batch_size": 8})
-    _, whole = go(tmp_path / "whole", config, accelerator, TASK)
-    seen = 0
-
-    def stop(progress):
-        nonlocal seen
-        seen += 1
-        if seen == at:
-            raise Stop
-
-    with pytest.raises(Stop):
-        go(tmp_path / "parts", config, accelerator, TASK, watch=stop, checkpoint_seconds=0.0)
-    torch.manual_seed(12345)  # whatever happens in between
-    _, parts = go(tmp_path / "parts", config, accelerator, TASK)
-    assert numbers(parts) == numbers(whole)
-    assert all(torch.equal(x, y) for x, y in zip(weights(parts).values(), weights(whole).values(), strict=True))
+    _, whole = go(tmp_path / "whole", config, TASK)
+    goes_on(tmp_path / "parts", config, TASK, at, whole=whole)
 
 
 def keras_optimizer(name):
@@ -86,11 +67,11 @@ def keras_optimizer(name):
 
 
 @pytest.mark.parametrize("name", ["AdaBelief", "AdamW", "RMSprop"])
-def test_steps_are_those_of_keras_with_this_optimizer(tmp_path, accelerator, name):
+def test_steps_are_those_of_keras_with_this_optimizer(tmp_path, name):
     """Under a schedule, too: the learning rate is divided by 10 after the first of two epochs."""
     scheduled = replace(TASK, schedule=divide_at(0.5))
     (config,) = plan(names=[name], changes={"steps": 3, "batch_size": 8})
-    _, folder = go(tmp_path, config, accelerator, scheduled)
+    _, folder = go(tmp_path, config, scheduled)
 
     set_seed(config.seed)
     experiment, optimizer = TASK.make(request(config)), keras_optimizer(name)

@@ -20,7 +20,7 @@ from adabelief.lab.runs import Folder
 from adabelief.lab.tasks import Moment, Request, language, task
 from adabelief.lab.text import PADDING
 from adabelief.lab.train import Trainer
-from tests.lab.test_train import Stop, go, numbers, weights
+from tests.lab.engine import go, goes_on, numbers
 
 PTB, CHARLM = task("ptb-lstm"), task("charlm")
 TINY = {"width": 0.02, "batch_size": 20}
@@ -188,34 +188,19 @@ def test_windows_of_characters_cover_the_text_in_random_order():
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 60.0])
 def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, at, checkpoint_seconds, whole):
     """In the middle of an epoch, at its last window, at the next one's first; from a checkpoint of then or before."""
-    seen = 0
-
-    def stop(progress):
-        nonlocal seen
-        seen += 1
-        if seen == at:
-            raise Stop
-
-    with pytest.raises(Stop):
-        go(tmp_path, plan(), Accelerator(cpu=True), PTB, watch=stop, checkpoint_seconds=checkpoint_seconds)
-    torch.manual_seed(12345)  # whatever happens in between
-    _, parts = go(tmp_path, plan(), Accelerator(cpu=True), PTB)
-    assert numbers(parts) == numbers(whole)
-    assert all(torch.equal(x, y) for x, y in zip(weights(parts).values(), weights(whole).values(), strict=True))
+    goes_on(tmp_path, plan(), PTB, at, whole=whole, checkpoint_seconds=checkpoint_seconds)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    _, folder = go(tmp_path_factory.mktemp("whole"), plan(), Accelerator(cpu=True), PTB)
+    _, folder = go(tmp_path_factory.mktemp("whole"), plan(), PTB)
     lengths = [line["epoch"] for line in numbers(folder) if "lr_factor" in line]
     assert lengths.count(1) == 7  # the stops above are where they should be
     return folder
 
 
 def test_accumulated_streams_are_one_batch(tmp_path):
-    one, parts = (
-        go(tmp_path / str(n), plan(changes=SURE, accumulate=n), Accelerator(cpu=True), PTB)[1] for n in (1, 3)
-    )
+    one, parts = (go(tmp_path / str(n), plan(changes=SURE, accumulate=n), PTB)[1] for n in (1, 3))
     for a, b in zip(numbers(one), numbers(parts), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
@@ -223,7 +208,7 @@ def test_accumulated_streams_are_one_batch(tmp_path):
 def test_more_parts_than_streams_are_refused(tmp_path):
     config = plan(changes={**TINY, "batch_size": 4}, accumulate=5)
     with pytest.raises(ValueError, match="batch_size=4: so many streams cannot be split into 5 parts; take fewer"):
-        go(tmp_path, config, Accelerator(cpu=True), PTB)
+        go(tmp_path, config, PTB)
 
 
 SHARED = """

@@ -13,14 +13,9 @@ from adabelief import AdaBelief
 from adabelief.lab import runs, session
 from adabelief.lab.tasks import Request, task
 from adabelief.lab.train import Trainer
-from tests.lab.test_train import Stop, go, numbers
+from tests.lab.engine import equal, go, goes_on, numbers, weights
 
 SHORT = {"steps": 60, "start": 50, "episodes": 1}
-
-
-@pytest.fixture
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
 
 
 def plan(name, **choices):
@@ -29,15 +24,6 @@ def plan(name, **choices):
 
 def request(config):
     return Request(config.model, config.seed, config.batch_size, config.options, None)
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    modules = torch.load(folder.checkpoint, weights_only=True)["modules"]
-    return {f"{name}.{key}": x for name, state in modules.items() for key, x in state.items()}
-
-
-def equal(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(("name", "networks"), [("rl-sac", {"actor", "critic"}), ("rl-atari", {"value"})])
@@ -64,26 +50,13 @@ PLATFORMS = [
 
 @pytest.mark.parametrize(("name", "scale", "changes", "package"), PLATFORMS)
 @pytest.mark.parametrize("at", [20, 60, 95])
-def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, accelerator, name, scale, changes, package, at):
+def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, name, scale, changes, package, at):
     """Before anything is learned, at the end of an epoch, in the middle of the next one."""
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     (config,) = plan(name, scale=scale, epochs=2, changes={**SHORT, **changes, "batch_size": 16})
-    _, whole = go(tmp_path / "whole", config, accelerator, task(name))
-    seen = 0
-
-    def stop(progress):
-        nonlocal seen
-        seen += 1
-        if seen == at:
-            raise Stop
-
-    with pytest.raises(Stop):
-        go(tmp_path / "parts", config, accelerator, task(name), watch=stop, checkpoint_seconds=0.0)
-    torch.manual_seed(12345)  # whatever happens in between
-    _, parts = go(tmp_path / "parts", config, accelerator, task(name))
-    assert numbers(parts) == numbers(whole)
-    assert equal(weights(parts), weights(whole))
+    _, whole = go(tmp_path / "whole", config, task(name))
+    goes_on(tmp_path / "parts", config, task(name), at, whole=whole)
 
 
 def made_by_hand(name, config):
@@ -108,20 +81,20 @@ def made_by_hand(name, config):
 
 
 @pytest.mark.parametrize("name", ["rl-sac", "rl-atari"])
-def test_steps_are_those_of_the_library_with_this_optimizer(tmp_path, accelerator, name):
+def test_steps_are_those_of_the_library_with_this_optimizer(tmp_path, name):
     """In the library one learning rate is for all optimizers: it is that of the temperature here."""
     changes = {**SHORT, "steps": 100, "lr": 3e-4} | ({"exploration": 100} if name == "rl-atari" else {})
     (config,) = plan(name, names=["AdaBelief"], epochs=1, changes=changes)
-    _, folder = go(tmp_path, config, accelerator, task(name))
+    _, folder = go(tmp_path, config, task(name))
     modules = made_by_hand(name, config)
     expected = {f"{part}.{key}": x for part, module in modules.items() for key, x in module.state_dict().items()}
     assert equal(weights(folder), expected)
 
 
-def test_a_step_of_the_temperature_is_not_of_the_optimizer_s_learning_rate(accelerator):
+def test_a_step_of_the_temperature_is_not_of_the_optimizer_s_learning_rate():
     (config,) = plan("rl-sac", changes={**SHORT, "lr": 0.0})
     experiment = task("rl-sac").make(request(config))
-    trainer = Trainer(experiment, config, accelerator)
+    trainer = Trainer(experiment, config, Accelerator(cpu=True))
     before = [p.detach().clone() for p in experiment.modules["actor"].parameters()]
     for batch in experiment.batches(0):
         experiment.step(batch, trainer)

@@ -21,6 +21,7 @@ from adabelief.lab import runs, session, train
 from adabelief.lab.runs import Busy, Folder
 from adabelief.lab.tasks import Examples, Metric, Scale, Split, Task, divide_at, task
 from adabelief.lab.tasks.images import Classification
+from tests.lab.engine import cut, go, goes_on, numbers, weights
 
 
 def toy_images(request) -> Classification:
@@ -51,11 +52,6 @@ def linear(name: str = "linear", make=toy_images) -> Task:
     )
 
 
-@pytest.fixture
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
 def plan(task=None, **choices):
     return runs.plan(task or linear(), scale="smoke", **choices)
 
@@ -65,87 +61,48 @@ def run(path, **choices):
     return session.run(linear(), plan(**choices), path, cpu=True)
 
 
-def go(path, config, accelerator, task=None, **options):
-    folder = Folder(path / config.folder)
-    with folder.mine():
-        return train.train(task or linear(), config, folder, accelerator, **options), folder
-
-
-def numbers(folder: Folder) -> list[dict]:
-    """The metrics without what depends on the clock."""
-    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith(("_seconds", "_time"))} for line in lines]
-
-
-def weights(folder: Folder) -> dict:
-    return torch.load(folder.checkpoint, weights_only=True)["modules"]["model"]
-
-
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", ["AdaBelief", "SGD", "Adam"])
 @pytest.mark.parametrize("at", [1, 3, 5, 6, 13])
-def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, accelerator, name, at):
+def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, name, at):
     """Whether the last checkpoint is of this step, of an earlier one, or there is none."""
     (config,) = plan(names=[name])
-    _, whole = go(tmp_path / "whole", config, accelerator)
-    seen = 0
-
-    def stop(progress):
-        nonlocal seen
-        seen += 1
-        if seen == at:
-            raise Stop
-
-    with pytest.raises(Stop):
-        go(tmp_path / "parts", config, accelerator, watch=stop, checkpoint_seconds=0.0 if at % 2 else 60.0)
-    torch.manual_seed(12345)  # whatever happens in between
-    _, parts = go(tmp_path / "parts", config, accelerator)
-    assert numbers(parts) == numbers(whole)
-    assert all(torch.equal(x, y) for x, y in zip(weights(parts).values(), weights(whole).values(), strict=True))
+    _, whole = go(tmp_path / "whole", config, linear())
+    goes_on(tmp_path / "parts", config, linear(), at, whole=whole, checkpoint_seconds=0.0 if at % 2 else 60.0)
     assert len([line for line in numbers(whole) if "train_loss" in line]) == 4
 
 
-def test_what_was_appended_after_the_checkpoint_is_cut_off(tmp_path, accelerator):
+def test_what_was_appended_after_the_checkpoint_is_cut_off(tmp_path):
     (config,) = plan()
-    _, whole = go(tmp_path / "whole", config, accelerator)
-
-    def stop(progress):
-        if progress.epoch == 3:
-            raise Stop
-
-    with pytest.raises(Stop):
-        go(tmp_path / "parts", config, accelerator, watch=stop)
+    _, whole = go(tmp_path / "whole", config, linear())
+    cut(tmp_path / "parts", config, linear(), lambda steps, progress: progress.epoch == 3)
     folder = Folder(tmp_path / "parts" / config.folder)
     with folder.metrics.open("a") as file:
         file.write('{"epoch": 3, "train_l')  # as a process that is killed leaves it
-    go(tmp_path / "parts", config, accelerator)
+    go(tmp_path / "parts", config, linear())
     assert numbers(folder) == numbers(whole)
 
 
-def test_a_finished_run_is_not_run_again(tmp_path, accelerator):
+def test_a_finished_run_is_not_run_again(tmp_path):
     (config,) = plan()
-    result, folder = go(tmp_path, config, accelerator)
+    result, folder = go(tmp_path, config, linear())
     before = {path: path.stat().st_mtime_ns for path in (folder.metrics, folder.checkpoint, folder.result)}
-    again, _ = go(tmp_path, config, accelerator, watch=lambda progress: pytest.fail("it steps"))
+    again, _ = go(tmp_path, config, linear(), watch=lambda progress: pytest.fail("it steps"))
     assert again == result
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_another_configuration_in_the_folder_is_refused(tmp_path, accelerator):
+def test_another_configuration_in_the_folder_is_refused(tmp_path):
     (config,) = plan()
-    _, folder = go(tmp_path, config, accelerator)
+    _, folder = go(tmp_path, config, linear())
     changed = config.__class__(**{**config.__dict__, "batch_size": 32})
     with folder.mine(), pytest.raises(ValueError, match=r"another batch_size \(16, now 32\).*--out"):
-        train.train(linear(), changed, folder, accelerator)
+        train.train(linear(), changed, folder, Accelerator(cpu=True))
     assert json.loads(folder.config.read_text())["batch_size"] == 16
 
 
-def test_result_is_that_of_the_epoch_that_validation_picked(tmp_path, accelerator):
+def test_result_is_that_of_the_epoch_that_validation_picked(tmp_path):
     (config,) = plan(names=["SGD"])
-    result, folder = go(tmp_path, config, accelerator)
+    result, folder = go(tmp_path, config, linear())
     epochs = [line for line in numbers(folder) if "train_loss" in line]
     best = max(epochs, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
     assert (result["best_epoch"], result["test"]) == (best["epoch"], best["test_accuracy"])
@@ -153,7 +110,7 @@ def test_result_is_that_of_the_epoch_that_validation_picked(tmp_path, accelerato
     assert result["parameters"] == 8 * 16 + 16 + 16 * 2 + 2
 
 
-def test_optimizers_of_a_seed_start_alike_and_see_the_same(tmp_path, accelerator):
+def test_optimizers_of_a_seed_start_alike_and_see_the_same(tmp_path):
     seen: dict[str, list] = {}
 
     class Watched(Classification):
@@ -169,33 +126,31 @@ def test_optimizers_of_a_seed_start_alike_and_see_the_same(tmp_path, accelerator
     for config in plan(linear(make=make), names=["AdaBelief", "SGD"]):
         name = config.optimizer
         seen[name] = []
-        go(tmp_path, config, accelerator, linear(make=make))
+        go(tmp_path, config, linear(make=make))
     a, b = seen.values()
     assert all(torch.equal(x, y) for x, y in zip(a[0][0], b[0][0], strict=True))
     assert all(torch.equal(x.inputs, y.inputs) for (_, x), (_, y) in zip(a, b, strict=True))
 
 
-def test_learning_rate_drops_where_the_schedule_says(tmp_path, accelerator):
+def test_learning_rate_drops_where_the_schedule_says(tmp_path):
     (config,) = plan()
-    _, folder = go(tmp_path, config, accelerator)
+    _, folder = go(tmp_path, config, linear())
     factors = [line["lr_factor"] for line in numbers(folder) if "lr_factor" in line]
     assert factors == [1.0] * 10 + [0.1] * 10
 
 
-def test_a_diverged_run_ends_early_and_says_so(tmp_path, accelerator):
+def test_a_diverged_run_ends_early_and_says_so(tmp_path):
     (config,) = plan(names=["SGD"], changes={"lr": 1e30})
-    result, folder = go(tmp_path, config, accelerator)
+    result, folder = go(tmp_path, config, linear())
     assert result["diverged"]
     assert result["epochs"] < 4
     assert all(math.isnan(float(x)) or math.isinf(float(x)) for x in [numbers(folder)[-1]["train_loss"]])
     assert folder.config.parent.parent.name == "SGD,lr=1e+30"
 
 
-def test_accumulated_parts_are_one_batch(tmp_path, accelerator):
+def test_accumulated_parts_are_one_batch(tmp_path):
     """70 images in batches of 16: the last batch has 6, which do not split evenly in 4."""
-    whole, parts = (
-        go(tmp_path / str(n), plan(changes={"dropout": 0.0}, accumulate=n)[0], accelerator)[1] for n in (1, 4)
-    )
+    whole, parts = (go(tmp_path / str(n), plan(changes={"dropout": 0.0}, accumulate=n)[0], linear())[1] for n in (1, 4))
     for x, y in zip(weights(whole).values(), weights(parts).values(), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
     for a, b in zip(numbers(whole), numbers(parts), strict=True):
@@ -353,8 +308,8 @@ def test_bf16_where_it_is_asked_for(tmp_path):
     assert Accelerator(cpu=True).mixed_precision == "no"  # whatever the process does next is not in bf16
 
 
-def test_digits_learn(tmp_path, accelerator):
+def test_digits_learn(tmp_path):
     (config,) = runs.plan(task("digits"), scale="smoke", names=["AdaBelief"])
-    result, folder = go(tmp_path, config, accelerator, task("digits"))
+    result, folder = go(tmp_path, config, task("digits"))
     assert result["test"] > 90
     assert numbers(folder)[-1]["test_examples"] == 300

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import math
 from dataclasses import replace
 from itertools import pairwise, product
@@ -21,10 +20,10 @@ from adabelief.lab import pairs, runs
 from adabelief.lab.models.transformer import BOS, EOS, PAD, Attention, Transformer, beam_search
 from adabelief.lab.optimizers import check
 from adabelief.lab.pairs import Corpus, Encoded, Pairs, by_tokens, corpus, train_bpe
-from adabelief.lab.runs import Folder
 from adabelief.lab.tasks import Moment, Request, task
 from adabelief.lab.tasks.translation import SIGNATURE, Translation, bleu, mean
-from adabelief.lab.train import Trainer, _split, train
+from adabelief.lab.train import Trainer, _split
+from tests.lab.engine import go, goes_on, numbers
 
 TASK = task("translation")
 TINY = {"layers": 1, "width": 16, "inner": 32, "heads": 2, "vocabulary": 300, "dropout": 0.0, "inner_dropout": 0.0}
@@ -498,44 +497,20 @@ def test_options_below_one_are_refused(name):
 # Runs
 
 
-class Stop(Exception):
-    pass
-
-
-def go(path, config, task=TASK, **options):
-    folder = Folder(path / config.folder)
-    with folder.mine():
-        result = train(task, config, folder, Accelerator(cpu=True), **options)
-    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    return result, [{k: v for k, v in line.items() if not k.endswith("_seconds")} for line in lines]
-
-
 @pytest.mark.parametrize("at", [2, 13])
 def test_a_run_that_stops_ends_with_the_same_bits(tmp_path, at):
     short = replace(TASK, make=lambda request: Translation(request, few()))
     (config,) = runs.plan(short, scale="smoke", epochs=3, changes={**TINY, "dropout": 0.2, "beam": 2})
     result, whole = go(tmp_path / "whole", config, short)
-    seen = 0
-
-    def stop(progress):
-        nonlocal seen
-        seen += 1
-        if seen == at:
-            raise Stop
-
-    with pytest.raises(Stop):
-        go(tmp_path / "parts", config, short, watch=stop, checkpoint_seconds=0.0)
-    torch.manual_seed(12345)
-    again, parts = go(tmp_path / "parts", config, short)
-    assert parts == whole
-    assert len(whole) > at + 3
+    again = goes_on(tmp_path / "parts", config, short, at, whole=whole)
+    assert len(numbers(whole)) > at + 3
     assert again["test"] == result["test"]
 
 
 def test_smoke(tmp_path):
     (config,) = runs.plan(TASK, scale="smoke")
-    result, lines = go(tmp_path, config)
-    epochs = [line for line in lines if "train_loss" in line]
+    result, folder = go(tmp_path, config, TASK)
+    epochs = [line for line in numbers(folder) if "train_loss" in line]
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4]
     assert epochs[-1]["validation_loss"] < 1.0 < 4.0 < epochs[0]["validation_loss"]
     assert result["test"] > 20
