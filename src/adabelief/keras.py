@@ -131,7 +131,8 @@ class _Base(keras.optimizers.Optimizer):  # type: ignore[misc]
 
         Args:
             gradient: Its gradient; with TensorFlow `tf.IndexedSlices` too. Then the state of all rows decays, but only
-                the rows that have a gradient move, as in adabelief-tf.
+                the rows that have a gradient move, as in adabelief-tf; but all rows where gradients are centralized,
+                since a mean over rows belongs to all of them.
             variable: A variable that the optimizer was built with.
             learning_rate: The learning rate, or the scalars of the step if they are known already.
         """
@@ -142,6 +143,7 @@ class _Base(keras.optimizers.Optimizer):  # type: ignore[misc]
             c = c._replace(shrink=1.0, l2=0.0)
         kept = [states[i] for states in (self._exp_avgs, self._exp_avg_vars, self._max_exp_avg_vars) if states]
         p, *state = old = [ops.cast(variable, dtype), *map(ops.convert_to_tensor, kept)]
+        gradient = _dense(gradient) if self._centralizes(variable) else gradient
         rows = _sparse_rows(gradient)
         g = ops.cast(ops.convert_to_tensor(gradient), dtype)
         if rows is None:
@@ -208,7 +210,7 @@ class _Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         return (4 if self.gc_conv_only else 2) if self.use_gc else 0
 
     def _centralizes(self, x: Any) -> bool:
-        return bool(x.ndim >= self._gc_min_dim() > 0)
+        return bool(len(x.shape) >= self._gc_min_dim() > 0)
 
     def _outputs_first(self, x: Any) -> Any:
         """A view of what is centralized in PyTorch's order of dimensions."""
@@ -647,6 +649,15 @@ def _sparse_rows(gradient: Any) -> Any:
     import tensorflow as tf
 
     return gradient.indices if isinstance(gradient, tf.IndexedSlices) else None
+
+
+def _dense(gradient: Any) -> Any:
+    """The whole gradient, where it is `tf.IndexedSlices`; any other one as it is."""
+    if _sparse_rows(gradient) is None:
+        return gradient
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(gradient)
 
 
 def _with_rows(x: Any, rows: Any, new: Any) -> Any:

@@ -585,6 +585,23 @@ def test_sparse_rows(options):
         np.testing.assert_allclose(array(optimizer._exp_avg_vars[0]), state["exp_avg_var"], rtol=1e-5)
 
 
+@only["tensorflow"]
+@pytest.mark.parametrize("options", [{}, {"gc_loc": False}, {"gc_outputs_last": False}], ids=str)
+def test_sparse_rows_that_are_centralized_are_those_of_the_dense_gradient(options):
+    import tensorflow as tf
+
+    optimizers = [RangerAdaBelief(1e-2, **options) for _ in range(2)]
+    variables = [keras.Variable(np.random.default_rng(0).normal(size=(4, 3))) for _ in range(2)]
+    for t in range(10):
+        values = np.random.default_rng(t).normal(size=(2, 3)).astype("float32")
+        sparse = tf.IndexedSlices(tf.constant(values), tf.constant([t % 4, (t + 1) % 4]), (4, 3))
+        for optimizer, variable, gradient in zip(
+            optimizers, variables, (sparse, tf.convert_to_tensor(sparse)), strict=True
+        ):
+            optimizer.apply([gradient], [variable])
+    assert np.array_equal(*map(array, variables))
+
+
 @pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
 def test_embedding_model_trains(cls):
     keras.utils.set_random_seed(0)
