@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -346,7 +347,7 @@ def test_a_smoke_run_that_stops_ends_with_the_same_bits(tmp_path, name, at):
     epochs = [line for line in numbers(whole) if "train_loss" in line]
     assert result["test"] == min((line["validation_frechet"], line["test_frechet"]) for line in epochs)[1]
     for line in epochs:
-        assert 0 < line["test_frechet"] < 10
+        assert 0 < line["real_frechet"] == epochs[0]["real_frechet"] < line["test_frechet"] < 10
         assert 0 < line["diversity"] < 5
         assert len(line["samples"]) == 8
         assert {_size(png) for png in line["samples"]} == {(8, 8)}
@@ -428,6 +429,7 @@ def test_report_shows_samples_boxes_and_the_features_name(reported):
             assert min(picture.size) > 300
     assert "test frechet, on random-conv" in text
     assert "| optimizer | diversity after the last epoch |" in text
+    assert re.search(r"Real images, those for validation, are 0\.\d+ from the test images\.", text)
     assert "features" in (reported / "results.csv").read_text()
 
 

@@ -199,13 +199,15 @@ def _generated(experiment: Experiment) -> str:
         )
     header = ("optimizer", "diversity after the last epoch", "lowest diversity", "last loss of the critic", "settings")
     metric = experiment.metric
+    between = [value for runs in experiment.sound.values() for run in runs for value in run.curve("real_frechet")[:1]]
+    real = f" Real images, those for validation, are {number(between[0])} from the test images." if between else ""
     return "\n\n".join(
         [
             f"### Generated images: {experiment.name}",
             f"![Generated images over training, by optimizer]({FIGURES}/{stem(experiment)}-samples.png)",
             "The first seed of each optimizer; the same latents everywhere.",
             f"![Box plots of the test {metric.name}, by optimizer]({FIGURES}/{stem(experiment)}-boxes.png)",
-            "Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest.",
+            f"Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest.{real}",
             table(header, rows, left={0, len(header) - 1}),
             "Seed by seed. Diversity is the root mean square distance between generated images, on the features of the "
             f"{metric.name} distance, divided by that between test images: where it falls to 0 the generator has "

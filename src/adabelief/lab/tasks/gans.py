@@ -150,7 +150,7 @@ class Adversarial(Experiment):
         self._steps_per_pass = -(-len(labels) // request.batch_size)
         self.steps_per_epoch = self._passes * self._steps_per_pass
         self._features = frechet.network(options["features"])
-        self._samples, self._real = options["samples"], dict[str, Gaussian]()
+        self._samples, self._real, self._between_real = options["samples"], dict[str, Gaussian](), float("nan")
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """All images, as often as an epoch passes over them, with all that is random, drawn from seed and epoch."""
@@ -199,18 +199,20 @@ class Adversarial(Experiment):
         return self._game.generator_loss(critic(fake, batch.classes))
 
     def evaluate(self, trainer: Trainer) -> dict[str, Any]:
-        """The Fréchet distance to both sets of real images, diversity next to the test images, some samples as PNG."""
+        """The Fréchet distance to both sets of real images, and between them; diversity; some samples as PNG."""
         if not self._real:
             self._features.to(trainer.accelerator.device)
             for part in ("validation", "test"):
                 examples = map(Examples, *(torch.split(x, EVALUATION_BATCH) for x in getattr(self._split, part)))
                 self._real[part] = self._fit(examples, lambda images, labels: self._prepare(images), trainer)
+            self._between_real = frechet.distance(self._real["validation"], self._real["test"])
         with trainer.evaluating() as modules:
             fake = self._fit(self._codes(), modules["generator"], trainer)
             shown = modules["generator"](*trainer.to_device(next(self._codes())))[:SHOWN]
         return {
             **{f"{part}_frechet": frechet.distance(real, fake) for part, real in self._real.items()},
             **{f"{part}_examples": len(getattr(self._split, part).labels) for part in self._real},
+            "real_frechet": self._between_real,
             "generated_examples": self._samples,
             "diversity": frechet.diversity(fake, self._real["test"]),
             "samples": [_png(image) for image in shown],
