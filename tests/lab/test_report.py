@@ -210,6 +210,24 @@ def test_where_it_was_run(out):
     assert "adabelief 1.0, torch 2.14.1, commit abc1234. Started by `adabelief train digits --optimizer all`." in text
 
 
+def test_runs_of_several_commits_in_one_place_are_told_together(tmp_path):
+    for seed, commit in enumerate(("abc1234", "def5678", "abc1234")):
+        synthetic.write(tmp_path, synthetic.config(seed=seed), environment={**synthetic.ENVIRONMENT, "commit": commit})
+    (line,) = (line for line in text_of(tmp_path).splitlines() if " on A processor" in line)
+    assert line.startswith("- 3 runs on A processor")
+    assert "commits abc1234 and def5678. Started by" in line
+
+
+def test_numbers_on_other_data_are_not_subtracted(tmp_path):
+    for folder, changes in (("same", {}), ("other", {"images": "fashion-mnist"})):
+        synthetic.write(tmp_path / folder, synthetic.config(task="keras-cnn", **changes))
+    same, other = (text_of(tmp_path / folder) for folder in ("same", "other"))
+    assert "97.91 (−6.91)" in same
+    assert "other data" not in same
+    assert "| 97.91 (a) |" in other
+    assert "**Ours is on other data** (fashion-mnist, not mnist), so there is no difference to give." in other
+
+
 def test_a_report_tells_nothing_of_its_writer_s_folders(tmp_path):
     command = [
         "/home/ada/bin/adabelief",

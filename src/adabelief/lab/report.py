@@ -187,13 +187,15 @@ def _whose(grouped: Sequence[Experiment]) -> str:
 def _where(grouped: Sequence[Experiment]) -> str:
     places: dict[str, list[Run]] = {}
     for run in (run for experiment in grouped for run in experiment.runs if run.environment):
-        places.setdefault(json.dumps({**run.environment, "command": None}, sort_keys=True), []).append(run)
+        key = json.dumps({**run.environment, "command": None, "commit": None}, sort_keys=True)
+        places.setdefault(key, []).append(run)
     told = []
     for runs in places.values():
         environment = runs[0].environment
         versions = {"Python": environment["python"], **environment["packages"]}
         listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        commit = f", commit {environment['commit']}" if environment.get("commit") else ""
+        commits = [*dict.fromkeys(filter(None, (run.environment.get("commit") for run in runs)))]
+        commit = f", {'commit' if len(commits) == 1 else 'commits'} {join(commits)}" if commits else ""
         place = [str(environment[name]) for name in PLACE if name in ("processor", "system")]
         told.append(
             f"- {count(len(runs), 'run')} on {', '.join(place)}: {count(environment['cores'], 'core')}, "

@@ -34,6 +34,9 @@ from adabelief.lab.tasks import Metric, Scale
 FIGURES = "figures"
 """The folder of the figures, beside the report."""
 
+DATA = ("images", "text", "corpus", "environment")
+"""The options that say what a task learns from."""
+
 _SHORT = {
     **dict.fromkeys(LAST_EPOCH, "last epoch"),
     BEST: "best, picked on test",
@@ -267,7 +270,13 @@ def _published(experiment: Experiment) -> str:
     for label, runs in experiment.sound.items():
         theirs = [row for row in rows if row.optimizer == label]
         if theirs:
-            cells = [_beside(runs, [r for r in theirs if (r.metric, r.source) == column], notes) for column in columns]
+            cells = [
+                _beside(
+                    *(runs, [r for r in theirs if (r.metric, r.source) == column], notes),
+                    compared=config.scale != "smoke" and not _other_data(experiment),
+                )
+                for column in columns
+            ]
             last, picked = spread([run.last_test for run in runs]), spread([run.test for run in runs])
             lines.append((_name(experiment, label), last, picked, *cells, f"`{settings_text(runs[0])}`"))
     header = [
@@ -282,6 +291,8 @@ def _published(experiment: Experiment) -> str:
     explained = "".join(f"\n- ({_letter(i)}) {note}" for i, note in enumerate(notes))
     scaled = [text for text in (_scale(experiment).note, *_asked_for(experiment)) if text]
     caveat = f" **What sets ours apart:** {'; '.join(scaled)}." if scaled else ""
+    if other := _other_data(experiment):
+        caveat += f" **Ours is on other data** ({other}), so there is no difference to give."
     if not all(_comparable(row, metric) for row in rows):
         caveat += f" **Ours is no FID:** it is measured {metric.unit}, so there is no difference to give."
     return "\n\n".join(
@@ -297,16 +308,27 @@ def _published(experiment: Experiment) -> str:
     )
 
 
-def _beside(runs: Sequence[Run], theirs: Sequence[Published], notes: Sequence[str]) -> str:
+def _beside(runs: Sequence[Run], theirs: Sequence[Published], notes: Sequence[str], *, compared: bool) -> str:
     cells = []
     for row in theirs:
         ours = statistics.fmean(run.last_test if row.metric in LAST_EPOCH else run.test for run in runs)
         about = "≈ " if SOURCES[row.source].read_off else ""
-        compared = runs[0].config.scale != "smoke" and _comparable(row, runs[0].metric)
-        difference = f" ({signed(ours - row.value, beside=row.value)})" if compared else ""
+        shown = compared and _comparable(row, runs[0].metric)
+        difference = f" ({signed(ours - row.value, beside=row.value)})" if shown else ""
         mark = f" ({_letter(notes.index(row.note))})" if row.note else ""
         cells.append(f"{about}{row.value:{'g' if about else '.2f'}}{difference}{mark}")
     return "; ".join(cells) or "–"
+
+
+def _other_data(experiment: Experiment) -> str:
+    """What the runs learn from where the published ones learn from something else; empty where it is the same."""
+    options = experiment.config.options
+    paper = experiment.task.scales(experiment.config.model).get("paper")
+    return ", ".join(
+        f"{options[name]}, not {paper.options[name]}"
+        for name in DATA
+        if paper and name in options and options[name] != paper.options[name]
+    )
 
 
 def _comparable(row: Published, metric: Metric) -> bool:
