@@ -427,7 +427,7 @@ def test_report_shows_samples_boxes_and_the_features_name(reported):
         assert f"figures/wgan-smoke-{name}.png" in text
         with Image.open(reported / f"figures/wgan-smoke-{name}.png") as picture:
             assert min(picture.size) > 300
-    assert "test frechet, on random-conv" in text
+    assert "test Fréchet distance, on random-conv" in text
     assert "| optimizer | diversity after the last epoch |" in text
     assert re.search(r"Real images, those for validation, are 0\.\d+ from the test images\.", text)
     assert "features" in (reported / "results.csv").read_text()
@@ -442,6 +442,6 @@ def test_a_distance_on_other_features_is_not_subtracted_from_an_fid(reported, tm
         tmp_path, synthetic.config("AdaBelief", task="wgan", features="inception"), (70.0,), (71.0,), best=1
     )
     fid = report.markdown(experiments(load([tmp_path])), command="")
-    assert "test frechet, on Inception (FID)" in fid
+    assert "test Fréchet distance, on Inception (FID)" in fid
     assert "≈ 81 (−10.00)" in fid
     assert "Ours is no FID" not in fid

@@ -142,7 +142,7 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
     """Training loss and the metric on every set it was measured on, by epoch: mean over the seeds, range as a band."""
     metric = experiment.metric
     measured = [("train_loss", "Training loss")] + [
-        (f"{part}_{metric.name}", f"{title} {metric.name}")
+        (f"{part}_{metric.name}", f"{title} {metric.called}")
         for part, title in (("train", "Training"), ("validation", "Validation"), ("test", "Test"))
         if any(run.curve(f"{part}_{metric.name}") for run in experiment.runs)
     ]
@@ -178,7 +178,7 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
             _label(axes, title, "epoch", None)
         else:
             hidden = _zoom(axes, ranges, metric.higher_is_better)
-            _label(axes, f"{title}{f', {metric.unit}' if metric.unit else ''}", "epoch", None)
+            _label(axes, _in_lines(title, metric.unit), "epoch", None)
             if hidden:
                 axes.text(
                     *(0.97, 0.05 if metric.higher_is_better else 0.91, f"off the axis: {', '.join(hidden)}"),
@@ -191,6 +191,11 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), handlelength=3.0)
     return files_of(figure)
+
+
+def _in_lines(title: str, unit: str) -> str:
+    """A panel's title, in two lines where one would run into the next panel."""
+    return f"{title}{',' if unit else ''}{' ' if len(title + unit) < 24 else chr(10)}{unit}".strip()
 
 
 def _zoom(axes: Axes, ranges: Mapping[str, Sequence[NDArray[Any]]], higher_is_better: bool) -> list[str]:
@@ -251,7 +256,7 @@ def dots(experiment: Experiment) -> dict[str, bytes]:
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
     unit = f", {metric.unit}" if metric.unit else ""
-    _label(axes, None, f"test {metric.name} at the best validation epoch{unit}", None)
+    _label(axes, None, f"test {metric.called} at the best validation epoch{unit}", None)
     handles = [
         Line2D([], [], marker="o", markersize=4, color=QUIET, linestyle="", label="one seed"),
         Line2D([], [], marker="|", color=INK, markersize=9, markeredgewidth=1.4, linestyle="", label="mean"),
@@ -293,7 +298,7 @@ def boxes(experiment: Experiment) -> dict[str, bytes]:
         look = drawn[label]
         axes.plot([i] * len(tests), tests, look.marker, color=look.colour, markersize=4, alpha=0.8)
     axes.set_xticks(range(1, 1 + len(groups)), list(groups), rotation=20)
-    _label(axes, None, None, f"test {metric.name}{f', {metric.unit}' if metric.unit else ''}")
+    _label(axes, None, None, f"test {metric.called}{f', {metric.unit}' if metric.unit else ''}")
     return files_of(figure)
 
 

@@ -176,11 +176,11 @@ def _on_test(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> lis
         return ["Nothing has come to its end."]
     if len(means) == 1:
         ((label, mean),) = means.items()
-        return [f"There is {label} alone, with a test {metric.name} of {number(mean)}{_unit(metric)}: no comparison."]
+        return [f"There is {label} alone, with a test {metric.called} of {number(mean)}{_unit(metric)}: no comparison."]
     top = (max if metric.higher_is_better else min)(means.values())
     best = join([label for label, mean in means.items() if mean == top])
     sentences = [
-        f"Mean test {metric.name} lies between {number(min(means.values()))} and {number(max(means.values()))}"
+        f"Mean test {metric.called} lies between {number(min(means.values()))} and {number(max(means.values()))}"
         f"{_unit(metric)}; the best mean is that of {best}."
     ]
     reference, compared = base(experiment), comparisons(experiment)

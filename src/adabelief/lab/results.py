@@ -153,7 +153,7 @@ class Experiment:
     @property
     def measured(self) -> str:
         """The metric with its unit: `accuracy, %`."""
-        return ", ".join(filter(None, (self.metric.name, self.metric.unit)))
+        return ", ".join(filter(None, (self.metric.called, self.metric.unit)))
 
     @cached_property
     def groups(self) -> Mapping[str, tuple[Run, ...]]:

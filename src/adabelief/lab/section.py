@@ -63,9 +63,9 @@ def section(experiment: Experiment) -> str:
     if experiment.sound:
         parts += [
             _results(experiment),
-            f"![Test {experiment.metric.name} of every run, by optimizer]({FIGURES}/{stem(experiment)}-test.png)",
+            f"![Test {experiment.metric.called} of every run, by optimizer]({FIGURES}/{stem(experiment)}-test.png)",
             _dots_caption(experiment),
-            f"![Training loss and {experiment.metric.name} by epoch]({FIGURES}/{stem(experiment)}-curves.png)",
+            f"![Training loss and {experiment.metric.called} by epoch]({FIGURES}/{stem(experiment)}-curves.png)",
             _curves_caption(experiment),
             _generated(experiment),
             _times(experiment),
@@ -173,7 +173,7 @@ def _seed(run: Run) -> str:
 def _dots_caption(experiment: Experiment) -> str:
     n = next(iter(experiment.sound.values()))[0].test_examples
     size = f" {n:,} test examples: one of them counts {100 / n:.2g} %." if n and experiment.metric.unit == "%" else ""
-    return f"Test {experiment.metric.name} at the epoch with the best validation {experiment.metric.name}.{size}"
+    return f"Test {experiment.metric.called} at the epoch with the best validation {experiment.metric.called}.{size}"
 
 
 def _curves_caption(experiment: Experiment) -> str:
@@ -209,11 +209,11 @@ def _generated(experiment: Experiment) -> str:
             f"### Generated images: {experiment.name}",
             f"![Generated images over training, by optimizer]({FIGURES}/{stem(experiment)}-samples.png)",
             "The first seed of each optimizer; the same latents everywhere.",
-            f"![Box plots of the test {metric.name}, by optimizer]({FIGURES}/{stem(experiment)}-boxes.png)",
+            f"![Box plots of the test {metric.called}, by optimizer]({FIGURES}/{stem(experiment)}-boxes.png)",
             f"Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest.{real}",
             table(header, rows, left={0, len(header) - 1}),
             "Seed by seed. Diversity is the root mean square distance between generated images, on the features of the "
-            f"{metric.name} distance, divided by that between test images: where it falls to 0 the generator has "
+            f"{metric.called}, divided by that between test images: where it falls to 0 the generator has "
             "collapsed to one image.",
         ]
     )
@@ -244,9 +244,10 @@ def _times(experiment: Experiment) -> str:
     header = [*(header if aim else (header[0], *header[3:])), "whole run, s", "settings"]
     text = [f"### Time: {experiment.name}", table(header, rows, left={0, len(header) - 1})]
     if aim:
-        unit = f" {experiment.metric.unit}" if experiment.metric.unit else ""
+        metric = experiment.metric
+        unit = f" {metric.unit}" if metric.unit else ""
         text.append(
-            f"The target is a validation {experiment.metric.name} of {number(aim.level)}{unit}: the best of its worst "
+            f"The target is a validation {metric.called} of {number(aim.level)}{unit}: the best of its worst "
             "seed, for the middle one of the optimizers (of two, the worse), so that at least half of them reach it "
             "with every seed. Seconds are of training and evaluation until then."
         )

@@ -103,7 +103,7 @@ def summary(task: Task, results: list[tuple[Config, dict[str, Any]]]) -> Table:
     unit = f", {metric.unit}" if metric.unit else ""
     table = Table(box=None, header_style="bold")
     for i, name in enumerate(
-        ("optimizer", "seed", f"test {metric.name}{unit}", "best epoch", f"last test{unit}", "step(), ms", "step, ms")
+        ("optimizer", "seed", f"test {metric.called}{unit}", "best epoch", f"last test{unit}", "step(), ms", "step, ms")
     ):
         table.add_column(name, justify="left" if i == 0 else "right")
     for config, result in results:
@@ -134,12 +134,12 @@ def _told(task: Task, config: Config, result: dict[str, Any]) -> str:
     if result["diverged"]:
         return f"diverged in epoch {result['epochs']}"
     metric = task.metric.of(config.options)
-    return f"test {metric.name} {result['test']:.2f}{metric.unit and ' '}{metric.unit} (epoch {result['best_epoch']})"
+    return f"test {metric.called} {result['test']:.2f}{metric.unit and ' '}{metric.unit} (epoch {result['best_epoch']})"
 
 
 def _note(task: Task, now: engine.Progress, config: Config) -> str:
-    latest = now.latest.get(f"validation_{task.metric.name}")
-    measured = "" if latest is None else f", validation {latest:.4g}{task.metric.unit}"
+    latest, unit = now.latest.get(f"validation_{task.metric.name}"), task.metric.unit
+    measured = "" if latest is None else f", validation {latest:.4g}{unit and ' '}{unit}"
     return f"epoch {now.epoch}/{config.epochs}, loss {now.loss:.3g}, {1e3 * now.step_seconds:.0f} ms{measured}"
 
 

@@ -51,12 +51,19 @@ class Metric:
         unit: What stands behind its values.
         higher_is_better: Or else lower.
         unit_of: The unit, from the options of a run, where it depends on them.
+        title: What it is called, where that is not its name.
     """
 
     name: str
     unit: str = ""
     higher_is_better: bool = True
     unit_of: Callable[[Mapping[str, Any]], str] | None = None
+    title: str = ""
+
+    @property
+    def called(self) -> str:
+        """What to call it before people."""
+        return self.title or self.name
 
     def of(self, options: Mapping[str, Any]) -> Metric:
         """The metric of a run with these options."""

@@ -388,7 +388,12 @@ TASKS = {
     name: Task(
         name=name,
         summary=summary,
-        metric=Metric("frechet", higher_is_better=False, unit_of=lambda options: frechet.label(options["features"])),
+        metric=Metric(
+            "frechet",
+            higher_is_better=False,
+            unit_of=lambda options: frechet.label(options["features"]),
+            title="Fréchet distance",
+        ),
         scales=partial(_scales, name=name),
         settings=settings,
         make=partial(_make, name=name),
@@ -413,7 +418,7 @@ TASKS = {
         ),
         (
             "dcgan",
-            "DCGAN on CIFAR-10 at Adam's plain defaults, learning rate 0.001 and beta1 0.9: does it collapse?",
+            "DCGAN on CIFAR-10 at Adam's plain defaults, learning rate 0.001 and beta1 0.9, where it may collapse",
             lambda model: default_settings(),
         ),
     )

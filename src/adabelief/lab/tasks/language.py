@@ -322,7 +322,7 @@ TASKS = {
     "charlm": Task(
         name="charlm",
         summary="a small GPT on the characters of four chapters of Alice's Adventures in Wonderland; embedded",
-        metric=Metric("bpc", "bits per character", higher_is_better=False),
+        metric=Metric("bpc", "bits per character", higher_is_better=False, title="cross-entropy"),
         scales=lambda model: {
             "smoke": Scale(
                 epochs=2,
