@@ -174,28 +174,23 @@ def _make(request: Request, algorithm: str) -> Playing:
 
 def sac_settings() -> Settings:
     """The authors' for AdaBelief and Adam; the others, which are ours, have Adam's."""
-    adam = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
-    return {
-        "AdaBelief": recommended("rl-halfcheetah"),
-        "SGD": {"lr": 1e-3},
-        "Adam": adam,
-        "AdamW": {**adam, "weight_decay": 1e-2},
-        "RAdam": adam,
-        "RMSprop": {"lr": 1e-3, "alpha": 0.99, "eps": 1e-8},
-        "EAdam": adam,
-    }
+    return _settings(recommended("rl-halfcheetah"), lr=1e-3, eps=1e-8)
 
 
 def atari_settings() -> Settings:
     """The authors' for AdaBelief; Adam has Rainbow's own eps (Hessel et al., 2018). The others are ours."""
-    adam = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1.5e-4}
+    return _settings(recommended("rl-rainbow"), lr=1e-4, eps=1.5e-4)
+
+
+def _settings(adabelief: Mapping[str, Any], lr: float, eps: float) -> Settings:
+    adam = {"lr": lr, "betas": (0.9, 0.999), "eps": eps}
     return {
-        "AdaBelief": recommended("rl-rainbow"),
-        "SGD": {"lr": 1e-4},
+        "AdaBelief": adabelief,
+        "SGD": {"lr": lr},
         "Adam": adam,
         "AdamW": {**adam, "weight_decay": 1e-2},
         "RAdam": adam,
-        "RMSprop": {"lr": 1e-4, "alpha": 0.99, "eps": 1.5e-4},
+        "RMSprop": {"lr": lr, "alpha": 0.99, "eps": eps},
         "EAdam": {**adam, "eps": 1e-8},
     }
 
