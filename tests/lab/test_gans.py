@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 import os
 import re
@@ -24,6 +25,7 @@ from adabelief.lab import frechet, optimizers, report, runs, session
 from adabelief.lab.frechet import Gaussian
 from adabelief.lab.models.gans import ClassNorm, SnganCritic, SnganGenerator, dcgan_critic, dcgan_generator
 from adabelief.lab.results import experiments, load
+from adabelief.lab.section import pixels_apart
 from adabelief.lab.tasks import Examples, Request, Split, gans, task
 from adabelief.lab.train import Trainer
 from tests.lab import synthetic
@@ -429,8 +431,21 @@ def test_report_shows_samples_boxes_and_the_features_name(reported):
             assert min(picture.size) > 300
     assert "test Fréchet distance, on random-conv" in text
     assert "| optimizer | diversity after the last epoch |" in text
+    assert re.search(r"\| \d+, \d+ \| \d+ \(epoch [12]\), \d+ \(epoch [12]\) \|", text)
     assert re.search(r"Real images, those for validation, are 0\.\d+ from the test images\.", text)
     assert "features" in (reported / "results.csv").read_text()
+
+
+def test_pixels_apart_is_a_difference_over_all_pairs():
+    images = np.random.default_rng(0).integers(0, 256, size=(4, 5, 5, 3), dtype=np.uint8)
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, format="PNG")
+        files.append(base64.b64encode(file.getvalue()).decode())
+    pairs = [np.mean((a.astype(float) - b) ** 2) for a, b in itertools.combinations(images, 2)]
+    assert pixels_apart(files) == pytest.approx(math.sqrt(np.mean(pairs)))
+    assert pixels_apart(files[:1] * 3) == 0
 
 
 def test_a_distance_on_other_features_is_not_subtracted_from_an_fid(reported, tmp_path):

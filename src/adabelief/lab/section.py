@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import math
 import re
 import statistics
 from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
 
 from adabelief.lab import frechet
 from adabelief.lab.findings import (
@@ -191,16 +197,22 @@ def _generated(experiment: Experiment) -> str:
     rows = []
     for label, runs in experiment.sound.items():
         diversity = [run.curve("diversity") for run in runs]
+        apart = [[pixels_apart(images) for images in run.curve("samples")] for run in runs]
         rows.append(
             (
                 _name(experiment, label),
                 ", ".join(number(epochs[-1]) for epochs in diversity),
                 ", ".join(number(min(epochs)) for epochs in diversity),
+                ", ".join(f"{epochs[-1]:.0f}" for epochs in apart),
+                ", ".join(f"{min(epochs):.0f} (epoch {1 + epochs.index(min(epochs))})" for epochs in apart),
                 ", ".join(f"{run.epochs[-1]['train_loss']:.2g}" for run in runs),
                 f"`{settings_text(runs[0])}`",
             )
         )
-    header = ("optimizer", "diversity after the last epoch", "lowest diversity", "last loss of the critic", "settings")
+    header = (
+        *("optimizer", "diversity after the last epoch", "lowest diversity"),
+        *("pixels apart after the last epoch", "least apart", "last loss of the critic", "settings"),
+    )
     metric = experiment.metric
     between = [value for runs in experiment.sound.values() for run in runs for value in run.curve("real_frechet")[:1]]
     real = f" Real images, those for validation, are {number(between[0])} from the test images." if between else ""
@@ -213,10 +225,23 @@ def _generated(experiment: Experiment) -> str:
             f"Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest.{real}",
             table(header, rows, left={0, len(header) - 1}),
             "Seed by seed. Diversity is the root mean square distance between generated images, on the features of the "
-            f"{metric.called}, divided by that between test images: where it falls to 0 the generator has "
-            "collapsed to one image.",
+            f"{metric.called}, divided by that between test images. Pixels apart is the root mean square difference "
+            "between two of the images that an epoch shows, of 255 levels. Where one of them falls to 0 the generator "
+            "has collapsed to one image.",
         ]
     )
+
+
+def pixels_apart(images: Sequence[str]) -> float:
+    """The root mean square difference between the pixels of two images, over all pairs of them.
+
+    It is √(2 σ²), with the unbiased variance σ² of each pixel over the images, and its mean over the pixels.
+
+    Args:
+        images: Two or more of one size, as PNG files in base64.
+    """
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(image))), float) for image in images])
+    return math.sqrt(2 * pixels.var(0, ddof=1).mean())
 
 
 def _times(experiment: Experiment) -> str:
