@@ -272,6 +272,7 @@ def test_spread():
     assert spread([98.0]) == "98.00"
     assert spread([0.021, 0.023]) == "0.0220 ± 0.0014"
     assert number(0.5, beside=98.0) == "0.50"
+    assert number(-64.05) == "−64.05"  # with the sign that `signed` has
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def on_toys(walks: Sequence[Walk]) -> list[str]:
 
 def number(value: float, *, beside: float | None = None) -> str:
     """A metric's value, or a part of one: with as many decimals as the value that it stands beside."""
-    return f"{value:.{2 if abs(value if beside is None else beside) >= 1 else 4}f}"
+    return f"{value:.{2 if abs(value if beside is None else beside) >= 1 else 4}f}".replace("-", "−")
 
 
 def signed(value: float, *, beside: float) -> str:
