@@ -22,10 +22,10 @@ def test_small_takes_cifar_of_its_size(tmp_path):
     batch = next(iter(experiment.batches(0)))
     assert batch.inputs.shape == (100, 3, 32, 32)
     assert model(batch.inputs).shape == (100, 10)
-    assert model.encoder.pos_embedding.shape == (1, 1 + 8 * 8, 96)
+    assert model.encoder.pos_embedding.shape == (1, 1 + 8 * 8, 64)
     # patches, class token and positions; blocks; the last norm and the head
-    block = 4 * 96 * 96 + 4 * 96 + 2 * 96 * 192 + 192 + 96 + 4 * 96
-    expected = 3 * 4 * 4 * 96 + 96 + 96 + 65 * 96 + 4 * block + 2 * 96 + 96 * 10 + 10
+    block = 4 * 64 * 64 + 4 * 64 + 2 * 64 * 128 + 128 + 64 + 4 * 64
+    expected = 3 * 4 * 4 * 64 + 64 + 64 + 65 * 64 + 4 * block + 2 * 64 + 64 * 10 + 10
     assert sum(p.numel() for p in model.parameters()) == expected
 
 
