@@ -22,10 +22,10 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from adabelief.lab import frechet, optimizers, report, runs, session
+from adabelief.lab.findings import pixels_apart
 from adabelief.lab.frechet import Gaussian
 from adabelief.lab.models.gans import ClassNorm, SnganCritic, SnganGenerator, dcgan_critic, dcgan_generator
 from adabelief.lab.results import experiments, load
-from adabelief.lab.section import pixels_apart
 from adabelief.lab.tasks import Examples, Request, Split, gans, task
 from adabelief.lab.train import Trainer
 from tests.lab import synthetic

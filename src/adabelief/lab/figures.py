@@ -5,7 +5,6 @@ What they change of matplotlib's settings, they change for as long as a figure t
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adabelief.lab.findings import standard_error
-from adabelief.lab.results import Experiment
+from adabelief.lab.results import Experiment, pixels
 from adabelief.lab.tasks.toy import FUNCTIONS, NEAR, Function, Walk
 
 P = ParamSpec("P")
@@ -195,7 +194,9 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
 
 def _in_lines(title: str, unit: str) -> str:
     """A panel's title, in two lines where one would run into the next panel."""
-    return f"{title}{',' if unit else ''}{' ' if len(title + unit) < 24 else chr(10)}{unit}".strip()
+    if not unit:
+        return title
+    return f"{title}, {unit}" if len(title + unit) < 24 else f"{title},\n{unit}"
 
 
 def _zoom(axes: Axes, ranges: Mapping[str, Sequence[NDArray[Any]]], higher_is_better: bool) -> list[str]:
@@ -289,7 +290,7 @@ def samples(experiment: Experiment) -> dict[str, bytes]:
 @styled
 def boxes(experiment: Experiment) -> dict[str, bytes]:
     """The test metric at the best validation epoch: quartiles, median and range over the seeds, and every seed."""
-    groups, drawn, metric = experiment.sound, looks(experiment), experiment.metric
+    groups, drawn = experiment.sound, looks(experiment)
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.subplots()
     values = [[run.test for run in runs] for runs in groups.values()]
@@ -298,7 +299,7 @@ def boxes(experiment: Experiment) -> dict[str, bytes]:
         look = drawn[label]
         axes.plot([i] * len(tests), tests, look.marker, color=look.colour, markersize=4, alpha=0.8)
     axes.set_xticks(range(1, 1 + len(groups)), list(groups), rotation=20)
-    _label(axes, None, None, f"test {metric.called}{f', {metric.unit}' if metric.unit else ''}")
+    _label(axes, None, None, f"test {experiment.measured}")
     return files_of(figure)
 
 
@@ -452,8 +453,7 @@ def _mp4(frames: Sequence[Image.Image]) -> bytes:
 
 def _framed(png: str) -> NDArray[np.uint8]:
     """The pixels of a PNG file in base64, with a white line around them."""
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
-    return np.pad(pixels, ((1, 1), (1, 1), (0, 0)), constant_values=255)
+    return np.pad(pixels(png), ((1, 1), (1, 1), (0, 0)), constant_values=255)
 
 
 def _label(axes: Axes, title: str | None, x: str | None, y: str | None, *, grid: bool = True) -> None:

@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import stdtrit
 
-from adabelief.lab.results import Experiment, Run
-from adabelief.lab.tasks import Metric
+from adabelief.lab.results import Experiment, Run, pixels
 from adabelief.lab.tasks.toy import FUNCTIONS, Walk
 
 CONFIDENCE = 0.95
@@ -176,12 +176,12 @@ def _on_test(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> lis
         return ["Nothing has come to its end."]
     if len(means) == 1:
         ((label, mean),) = means.items()
-        return [f"There is {label} alone, with a test {metric.called} of {number(mean)}{_unit(metric)}: no comparison."]
+        return [f"There is {label} alone, with a test {metric.called} of {number(mean)}{metric.suffix}: no comparison."]
     top = (max if metric.higher_is_better else min)(means.values())
     best = join([label for label, mean in means.items() if mean == top])
     sentences = [
         f"Mean test {metric.called} lies between {number(min(means.values()))} and {number(max(means.values()))}"
-        f"{_unit(metric)}; the best mean is that of {best}."
+        f"{metric.suffix}; the best mean is that of {best}."
     ]
     reference, compared = base(experiment), comparisons(experiment)
     if reference is None:
@@ -201,7 +201,7 @@ def _on_test(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> lis
         )
         if verdicts[verdict]
     ]
-    sentences.append(f"{reference} has {number(means[reference])}{_unit(metric)}; {'; '.join(told)}.")
+    sentences.append(f"{reference} has {number(means[reference])}{metric.suffix}; {'; '.join(told)}.")
     return sentences
 
 
@@ -259,6 +259,17 @@ def on_toys(walks: Sequence[Walk]) -> list[str]:
     return [finding]
 
 
+def pixels_apart(images: Sequence[str]) -> float:
+    """The root mean square difference between the pixels of two images, over all pairs of them.
+
+    It is √(2 σ²), with the unbiased variance σ² of each pixel over the images, and its mean over the pixels.
+
+    Args:
+        images: Two or more of one size, as PNG files in base64.
+    """
+    return math.sqrt(2 * np.stack([pixels(image) for image in images]).var(0, ddof=1).mean())
+
+
 def number(value: float, *, beside: float | None = None) -> str:
     """A metric's value, or a part of one: with as many decimals as the value that it stands beside."""
     return f"{value:.{2 if abs(value if beside is None else beside) >= 1 else 4}f}".replace("-", "−")
@@ -279,10 +290,6 @@ def spread(values: Sequence[float]) -> str:
 def join(names: Sequence[str]) -> str:
     """Names in a sentence: `a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _unit(metric: Metric) -> str:
-    return f" {metric.unit}" if metric.unit else ""
 
 
 def _seed_variance(values: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv as _csv
 import io
 import json
@@ -12,6 +13,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from adabelief.lab import tasks
 from adabelief.lab.optimizers import METHODS
@@ -237,6 +242,11 @@ def settings_text(run: Run) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in run.config.settings.items())
 
 
+def pixels(png: str) -> NDArray[np.uint8]:
+    """The pixels (h, w, 3) of a generated image, which is kept as a PNG file in base64."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+
+
 def without_folders(argument: Any) -> Any:
     """An argument of a command, or an option, as others may see it: of an absolute path the last part alone.
 
@@ -244,7 +254,9 @@ def without_folders(argument: Any) -> Any:
         >>> without_folders("features=/home/ada/networks/a.pt2"), without_folders("/data/cifar10"), without_folders(3)
         ('features=a.pt2', 'cifar10', 3)
     """
-    name, equals, value = argument.rpartition("=") if isinstance(argument, str) else ("", "", "")
+    if not isinstance(argument, str):
+        return argument
+    name, equals, value = argument.rpartition("=")
     return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 

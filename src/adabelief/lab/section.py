@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import math
 import re
 import statistics
 from collections.abc import Sequence
-
-import numpy as np
-from PIL import Image
 
 from adabelief.lab import frechet
 from adabelief.lab.findings import (
@@ -20,6 +14,7 @@ from adabelief.lab.findings import (
     divergences,
     join,
     number,
+    pixels_apart,
     signed,
     spread,
     target,
@@ -214,8 +209,8 @@ def _generated(experiment: Experiment) -> str:
         *("pixels apart after the last epoch", "least apart", "last loss of the critic", "settings"),
     )
     metric = experiment.metric
-    between = [value for runs in experiment.sound.values() for run in runs for value in run.curve("real_frechet")[:1]]
-    real = f" Real images, those for validation, are {number(between[0])} from the test images." if between else ""
+    between = next((x for runs in experiment.sound.values() for run in runs for x in run.curve("real_frechet")), None)
+    real = "" if between is None else f" Real images, those for validation, are {number(between)} from the test images."
     return "\n\n".join(
         [
             f"### Generated images: {experiment.name}",
@@ -230,18 +225,6 @@ def _generated(experiment: Experiment) -> str:
             "has collapsed to one image.",
         ]
     )
-
-
-def pixels_apart(images: Sequence[str]) -> float:
-    """The root mean square difference between the pixels of two images, over all pairs of them.
-
-    It is √(2 σ²), with the unbiased variance σ² of each pixel over the images, and its mean over the pixels.
-
-    Args:
-        images: Two or more of one size, as PNG files in base64.
-    """
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(image))), float) for image in images])
-    return math.sqrt(2 * pixels.var(0, ddof=1).mean())
 
 
 def _times(experiment: Experiment) -> str:
@@ -270,9 +253,8 @@ def _times(experiment: Experiment) -> str:
     text = [f"### Time: {experiment.name}", table(header, rows, left={0, len(header) - 1})]
     if aim:
         metric = experiment.metric
-        unit = f" {metric.unit}" if metric.unit else ""
         text.append(
-            f"The target is a validation {metric.called} of {number(aim.level)}{unit}: the best of its worst "
+            f"The target is a validation {metric.called} of {number(aim.level)}{metric.suffix}: the best of its worst "
             "seed, for the middle one of the optimizers (of two, the worse), so that at least half of them reach it "
             "with every seed. Seconds are of training and evaluation until then."
         )
@@ -292,15 +274,14 @@ def _published(experiment: Experiment) -> str:
     columns.sort(key=lambda column: (column[0] not in LAST_EPOCH, column[0] != BEST))
     sources = list(dict.fromkeys(source for _, source in columns))
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
+    other_data = _other_data(experiment)
+    compared = config.scale != "smoke" and not other_data
     lines = []
     for label, runs in experiment.sound.items():
         theirs = [row for row in rows if row.optimizer == label]
         if theirs:
             cells = [
-                _beside(
-                    *(runs, [r for r in theirs if (r.metric, r.source) == column], notes),
-                    compared=config.scale != "smoke" and not _other_data(experiment),
-                )
+                _beside(runs, [r for r in theirs if (r.metric, r.source) == column], notes, compared=compared)
                 for column in columns
             ]
             last, picked = spread([run.last_test for run in runs]), spread([run.test for run in runs])
@@ -317,8 +298,8 @@ def _published(experiment: Experiment) -> str:
     explained = "".join(f"\n- ({_letter(i)}) {note}" for i, note in enumerate(notes))
     scaled = [text for text in (_scale(experiment).note, *_asked_for(experiment)) if text]
     caveat = f" **What sets ours apart:** {'; '.join(scaled)}." if scaled else ""
-    if other := _other_data(experiment):
-        caveat += f" **Ours is on other data** ({other}), so there is no difference to give."
+    if other_data:
+        caveat += f" **Ours is on other data** ({other_data}), so there is no difference to give."
     if not all(_comparable(row, metric) for row in rows):
         caveat += f" **Ours is no FID:** it is measured {metric.unit}, so there is no difference to give."
     return "\n\n".join(

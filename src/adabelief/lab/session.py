@@ -134,12 +134,12 @@ def _told(task: Task, config: Config, result: dict[str, Any]) -> str:
     if result["diverged"]:
         return f"diverged in epoch {result['epochs']}"
     metric = task.metric.of(config.options)
-    return f"test {metric.called} {result['test']:.2f}{metric.unit and ' '}{metric.unit} (epoch {result['best_epoch']})"
+    return f"test {metric.called} {result['test']:.2f}{metric.suffix} (epoch {result['best_epoch']})"
 
 
 def _note(task: Task, now: engine.Progress, config: Config) -> str:
-    latest, unit = now.latest.get(f"validation_{task.metric.name}"), task.metric.unit
-    measured = "" if latest is None else f", validation {latest:.4g}{unit and ' '}{unit}"
+    latest = now.latest.get(f"validation_{task.metric.name}")
+    measured = "" if latest is None else f", validation {latest:.4g}{task.metric.suffix}"
     return f"epoch {now.epoch}/{config.epochs}, loss {now.loss:.3g}, {1e3 * now.step_seconds:.0f} ms{measured}"
 
 

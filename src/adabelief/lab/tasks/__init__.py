@@ -65,6 +65,11 @@ class Metric:
         """What to call it before people."""
         return self.title or self.name
 
+    @property
+    def suffix(self) -> str:
+        """The unit as it stands behind a number, with a space before it; empty where there is none."""
+        return f" {self.unit}" if self.unit else ""
+
     def of(self, options: Mapping[str, Any]) -> Metric:
         """The metric of a run with these options."""
         return replace(self, unit=self.unit_of(options)) if self.unit_of else self
