@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 import adabelief
 from adabelief import AdaBelief
-from adabelief.lab.commands import app
+from adabelief.lab.commands import app, prepare
 from adabelief.settings import SETTINGS
 
 
@@ -155,6 +156,12 @@ def test_a_name_set_twice_is_a_run_for_each_value(tmp_path):
     assert result.exit_code == 0, result.output
     found = [json.loads(path.read_text())["settings"] for path in sorted(tmp_path.glob("*/*/*/config.json"))]
     assert [(settings["lr"], settings["eps"]) for settings in found] == [(1e-3, 1e-12), (3e-3, 1e-12)]
+
+
+def test_many_may_begin_in_one_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(prepare, [tmp_path / "runs"] * 400))
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_out_that_is_a_file(tmp_path):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import typer
@@ -299,8 +300,8 @@ def prepare(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
+        with TemporaryFile(dir=out):  # of no lasting name: others may prepare the same folder now
+            pass
     except OSError as error:
         raise typer.BadParameter(
             f"{str(out)!r} is no folder that can be written to ({error.strerror}); name another one",
