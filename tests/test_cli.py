@@ -156,6 +156,9 @@ def test_a_name_set_twice_is_a_run_for_each_value(tmp_path):
     assert result.exit_code == 0, result.output
     found = [json.loads(path.read_text())["settings"] for path in sorted(tmp_path.glob("*/*/*/config.json"))]
     assert [(settings["lr"], settings["eps"]) for settings in found] == [(1e-3, 1e-12), (3e-3, 1e-12)]
+    table = result.stdout.partition("Accuracy (%)")[2].partition("adabelief report")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert {"eps=1e-12,", "lr=0.001", "lr=0.003"} <= set(table.split())
 
 
 def test_many_may_begin_in_one_folder_at_once(tmp_path):

@@ -100,15 +100,16 @@ def _own_precision() -> Iterator[None]:
 def summary(task: Task, results: list[tuple[Config, dict[str, Any]]]) -> Table:
     """A row for each run."""
     metric = task.metric.of(results[0][0].options)
-    unit = f", {metric.unit}" if metric.unit else ""
-    table = Table(box=None, header_style="bold")
-    for i, name in enumerate(
-        ("optimizer", "seed", f"test {metric.called}{unit}", "best epoch", f"last test{unit}", "step(), ms", "step, ms")
-    ):
-        table.add_column(name, justify="left" if i == 0 else "right")
+    unit = f" ({metric.unit})" if metric.unit else ""
+    title = metric.called[0].upper() + metric.called[1:] + unit
+    table = Table(title=title, title_justify="left", title_style="", box=None, header_style="bold")
+    table.add_column("optimizer", overflow="fold")  # its end is what tells the runs of a search apart
+    for name in ("seed", "test", "best\nepoch", "last\ntest", "step(),\nms", "step,\nms"):
+        table.add_column(name, justify="right")
     for config, result in results:
         table.add_row(
-            *(config.folder.parts[-2], str(config.seed), f"{result['test']:.2f}", str(result["best_epoch"])),
+            config.folder.parts[-2].replace(",", ", "),
+            *(str(config.seed), f"{result['test']:.2f}", str(result["best_epoch"])),
             *(f"{result['last_test']:.2f}", f"{1e3 * result['optimizer_seconds']:.2f}"),
             f"{1e3 * result['step_seconds']:.1f}",
         )
