@@ -63,13 +63,13 @@ TASKS = {
                 note="the embedded digits, 2 layers of 32, 2 epochs: it shows that everything runs",
             ),
             "small": Scale(
-                epochs=12,
+                epochs=8,
                 batch_size=128,
                 options={
                     **{"images": "cifar10", "layers": 4, "heads": 4, "width": 64, "dropout": 0.0},
                     **{"train_examples": 10000, "validation_examples": 5000, "test_examples": 2000},
                 },
-                note="4 layers of 64, 10,000 training, 1,111 validation and 2,000 test images, 12 epochs",
+                note="4 layers of 64, 10,000 training, 1,111 validation and 2,000 test images, 8 epochs",
             ),
             "paper": Scale(
                 epochs=200,
