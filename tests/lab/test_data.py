@@ -14,8 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional
 
-from adabelief.lab import data
-from adabelief.lab.data import CIFAR, augment, cifar, image_folder, normalize, stratified
+from adabelief.lab import parquet
+from adabelief.lab.data import CIFAR, IMAGENET_MEAN, IMAGENET_STD, augment, cifar, image_folder, normalize, stratified
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_limits(folder):
 def test_images_are_decoded_once(folder, monkeypatch):
     before = sorted(folder.rglob("*"))
     one = cifar("cifar10", folder, validation=20)
-    monkeypatch.setattr(data, "_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(parquet, "decoded", lambda *_: pytest.fail("decoded again"))
     again = cifar("cifar10", folder, validation=20)
     assert torch.equal(one.train.inputs, again.train.inputs)
     assert sorted(folder.rglob("*")) == before, "the folder stays as it is"
@@ -435,7 +435,7 @@ def test_transforms(tmp_path):
     file = sorted((tmp_path / "val" / "a").iterdir())[int(split.test._indices[0])]
     with Image.open(file) as image:
         inner = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR).crop((4, 4, 60, 60)))
-    expected = functional.normalize(torch.tensor(inner).movedim(2, 0) / 255, data.IMAGENET_MEAN, data.IMAGENET_STD)
+    expected = functional.normalize(torch.tensor(inner).movedim(2, 0) / 255, IMAGENET_MEAN, IMAGENET_STD)
     torch.testing.assert_close(split.test[0][0], expected, atol=1e-5, rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from adabelief.lab import demo as module
-from adabelief.lab import figures, tasks
+from adabelief.lab import tasks, toy_figures
 from adabelief.lab.demo import demo
 from adabelief.lab.tasks.toy import FUNCTIONS
 
@@ -33,7 +33,7 @@ def quiet():
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "race", lambda walks: {"gif": b""})  # test_report.py has a real one
+        patch.setattr(toy_figures, "race", lambda walks: {"gif": b""})  # test_report.py has a real one
         assert demo(folder, (0,), epochs=1, steps=300, command="adabelief demo --epochs 1", console=quiet())
     return folder
 

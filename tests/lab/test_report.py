@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from adabelief.lab import figures, html, latex, report, tasks
+from adabelief.lab import figures, html, latex, report, tasks, toy_figures
 from adabelief.lab.optimizers import METHODS
 from adabelief.lab.results import experiments, load
 from adabelief.lab.tasks import Metric
@@ -62,7 +62,7 @@ def out(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     cone = FUNCTIONS["cone"]
     walks = [walk(cone, optimizer, steps=300) for optimizer in cone.settings()]
-    walks += [walk(FUNCTIONS["beale"], optimizer, steps=300) for optimizer in figures.RACERS]
+    walks += [walk(FUNCTIONS["beale"], optimizer, steps=300) for optimizer in toy_figures.RACERS]
     report.write(folder, load([runs]), walks=walks, walk_limit=300, command="adabelief report runs")
     return folder
 

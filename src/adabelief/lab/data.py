@@ -5,8 +5,7 @@ The validation part is split off the training set, always the same one; the test
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -14,16 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from adabelief.lab.files import downloading
+from adabelief.lab import parquet
 from adabelief.lab.tasks import Examples, Split
 
 Folder = str | PathLike[str]
@@ -231,7 +228,9 @@ def image_folder(
     read, labels, names = _source(Path(data), ("train",))
     test_read, test_labels, test_names = _source(Path(data), ("val", "validation", "test"))
     if test_names != names[: len(test_names)]:
-        raise ValueError(f"{data}: the classes to train on, {_few(names)}, and to test on, {_few(test_names)}, differ")
+        raise ValueError(
+            f"{data}: the classes to train on, {parquet.few(names)}, and to test on, {parquet.few(test_names)}, differ"
+        )
     kept, held = _parts(labels, max(1, round(validation * len(labels))), limit, seed)
     tested = _first(stratified(test_labels, seed), test_limit, "test_limit", "test")
     to_input = (v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD))
@@ -264,8 +263,8 @@ def _first(order: Tensor, limit: int | None, argument: str, kind: str) -> Tensor
 def _decoded(name: str, data: Folder | None, part: str) -> Examples:
     """All images of "train" or "test", from the cache where they are in it."""
     facts = CIFAR[name]
-    source, where = hub(facts.hub, part) if data is None else parquet(Path(data), (part,))
-    decoded = rows_of(source, facts.labels, where).map(
+    source, where = parquet.hub(facts.hub, part) if data is None else parquet.local(Path(data), (part,))
+    decoded = parquet.rows_of(source, facts.labels, where).map(
         partial(_pixels, where=where),
         batched=True,
         with_indices=True,
@@ -278,7 +277,9 @@ def _decoded(name: str, data: Folder | None, part: str) -> Examples:
     labels = torch.tensor(table["label"].to_pylist(), dtype=torch.int64)
     present = sorted(set(labels.tolist()))
     if present != list(range(facts.classes)):
-        raise ValueError(f"{where}: the labels are {_few(present)}, not all of 0 to {facts.classes - 1}: is it {name}?")
+        raise ValueError(
+            f"{where}: the labels are {parquet.few(present)}, not all of 0 to {facts.classes - 1}: is it {name}?"
+        )
     pixels = torch.frombuffer(bytearray().join(table["pixels"].to_pylist()), dtype=torch.uint8)
     return Examples(pixels.view(-1, 3, SIZE, SIZE), labels)
 
@@ -287,7 +288,7 @@ def _pixels(rows: list[dict[str, Any]], labels: list[int], indices: list[int], w
     """Rows of the cache: the pixels of each image as bytes, channel by channel."""
     pixels = []
     for row, index in zip(rows, indices, strict=True):
-        image = row_image(row, where, index)
+        image = parquet.row_image(row, where, index)
         if image.size != (SIZE, SIZE):
             raise ValueError(f"{where}, row {index} has {image.width}×{image.height} pixels, not CIFAR's {SIZE}×{SIZE}")
         pixels.append(b"".join(channel.tobytes() for channel in image.split()))
@@ -303,12 +304,12 @@ def _source(folder: Path, parts: Sequence[str]) -> tuple[Callable[[int], Image.I
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{root}: {error}; it needs a folder of images for every class") from error
             return partial(_read_file, [path for path, _ in files.samples]), torch.tensor(files.targets), files.classes
-    if not _parquet_files(folder, parts):
+    if not parquet.files_of(folder, parts):
         raise FileNotFoundError(
             f"{folder} has no {parts[0]}/ and no {parts[0]}*.parquet; name a folder that has, with --data FOLDER"
         )
-    source, where = parquet(folder, parts)
-    rows = rows_of(source, ("label",), where)
+    source, where = parquet.local(folder, parts)
+    rows = parquet.rows_of(source, ("label",), where)
     labels = torch.tensor(rows.with_format("arrow")[:]["label"].to_pylist(), dtype=torch.int64)
     if not len(labels) or labels.min() < 0:
         raise ValueError(f"{where}: there are images without a label; name a folder where all have one")
@@ -317,89 +318,8 @@ def _source(folder: Path, parts: Sequence[str]) -> tuple[Callable[[int], Image.I
 
 
 def _read_file(paths: Sequence[str], index: int) -> Image.Image:
-    return _image(Path(paths[index]).read_bytes(), paths[index])
+    return parquet.decoded(Path(paths[index]).read_bytes(), paths[index])
 
 
 def _read_row(rows: datasets.Dataset, where: str, index: int) -> Image.Image:
-    return row_image(rows[index]["image"], where, index)
-
-
-def hub(repository: str, part: str) -> tuple[datasets.Dataset, str]:
-    """The rows of a part of what is on the Hugging Face hub or in the cache, and what to call them in a message."""
-    with downloading(repository, "its train*.parquet and test*.parquet"):
-        return datasets.load_dataset(repository, split=part), f"{repository}, {part}"
-
-
-def parquet(folder: Path, parts: Sequence[str]) -> tuple[datasets.Dataset, str]:
-    """The rows of the first of the parts that there are files for, and what to call them. Nothing is downloaded.
-
-    Raises:
-        FileNotFoundError: If there are none.
-        ValueError: If they are damaged.
-    """
-    files = [str(file) for file in _parquet_files(folder, parts)]
-    if not files:
-        raise FileNotFoundError(f"{folder} has no {parts[0]}*.parquet; name a folder that has, with --data FOLDER")
-    for file in files:
-        try:
-            pq.read_schema(file)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{file} is no readable parquet file ({_line(error)}); download it again") from error
-    where = _few(files)
-    try:
-        return datasets.Dataset.from_parquet(files), where
-    except datasets.exceptions.DatasetGenerationError as error:
-        reason = _line(error.__cause__)
-        raise ValueError(f"{where}: damaged, or of different columns ({reason}); download again") from error
-
-
-def _parquet_files(folder: Path, parts: Sequence[str]) -> list[Path]:
-    """Those of the first of the parts that has any, in the folder or in one below it."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"data={str(folder)!r} is no folder; name one that is there, with --data FOLDER")
-    for pattern in (f"{below}{part}*.parquet" for part in parts for below in ("", "*/")):
-        files = sorted(folder.glob(pattern))
-        if len(parents := sorted({str(file.parent) for file in files})) > 1:
-            raise ValueError(f"{folder} has {pattern} in {_few(parents)}; name one of these, with --data FOLDER")
-        if files:
-            return files
-    return []
-
-
-def rows_of(source: datasets.Dataset, labels: Sequence[str], where: str) -> datasets.Dataset:
-    """The same with two columns: image, its bytes left as they are, and label."""
-    features = source.features
-    image = next((name for name in ("img", "image") if name in features), None)
-    label = next((name for name in labels if name in features), None)
-    if image is None or label is None:
-        raise ValueError(f"{where}: there is no column img or image, or no {' or '.join(labels)}: {_few(features)}")
-    if not isinstance(features[image], (datasets.Image, dict)):
-        raise ValueError(f"{where}: the column {image} holds {features[image]}; it should hold image files, as bytes")
-    if "int" not in str(features[label].dtype):
-        raise ValueError(f"{where}: the column {label} holds {features[label].dtype}; it should hold int64, from 0")
-    rows = source.select_columns([image, label]).rename_columns({image: "image", label: "label"})
-    return rows.cast_column("image", datasets.Image(decode=False))
-
-
-def row_image(row: Mapping[str, Any], where: str, index: int) -> Image.Image:
-    """The image of a row of `rows_of`, decoded."""
-    return _image(row["bytes"], f"{where}, row {index}, {row['path']}")
-
-
-def _image(content: bytes, name: str) -> Image.Image:
-    try:
-        image: Image.Image = Image.open(io.BytesIO(content)).convert("RGB")
-        return image
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{name} is no readable image ({reason}); remove or replace it") from error
-
-
-def _line(error: BaseException | None) -> str:
-    return " ".join(str(error).split())
-
-
-def _few(values: Iterable[Any]) -> str:
-    """The first five, for a message."""
-    texts = [str(value) for value in values]
-    return ", ".join(texts[:5]) + (f" … ({len(texts)} in all)" if len(texts) > 5 else "")
+    return parquet.row_image(rows[index]["image"], where, index)

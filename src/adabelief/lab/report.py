@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adabelief.lab import figures, files, html, latex
+from adabelief.lab import figures, files, html, latex, toy_figures
 from adabelief.lab.findings import CONFIDENCE, join, on_experiment, on_toys
 from adabelief.lab.optimizers import METHODS, describe
 from adabelief.lab.results import PLACE, Experiment, Run, csv, experiments, walks_csv, without_folders
@@ -106,10 +106,10 @@ def _pictures(grouped: Sequence[Experiment], walks: Sequence[Walk]) -> Iterator[
             yield f"{stem(experiment)}-samples", _Picture(figures.samples(experiment), "png")
             yield f"{stem(experiment)}-boxes", _Picture(figures.boxes(experiment), "svg")
     if walks:
-        yield "trajectories", _Picture(figures.trajectories(walks), "png")
-        yield "distances", _Picture(figures.distances(walks), "svg")
+        yield "trajectories", _Picture(toy_figures.trajectories(walks), "png")
+        yield "distances", _Picture(toy_figures.distances(walks), "svg")
     if racing := _racing(walks):
-        yield "race", _Picture(figures.race(racing), "gif")
+        yield "race", _Picture(toy_figures.race(racing), "gif")
 
 
 def _trained(grouped: Sequence[Experiment]) -> list[Experiment]:
@@ -271,7 +271,7 @@ def _racing(walks: Sequence[Walk]) -> list[Walk]:
     """The walks that are animated: over Beale's function, or the first that there is."""
     names = [walk.function for walk in walks]
     shown = "beale" if "beale" in names else next(iter(names), "")
-    return [walk for walk in walks if walk.function == shown and walk.optimizer != figures.UNDAMPED]
+    return [walk for walk in walks if walk.function == shown and walk.optimizer != toy_figures.UNDAMPED]
 
 
 def _again(command: str) -> str:
