@@ -219,6 +219,20 @@ class Split(NamedTuple):
     test: Examples
 
 
+def refuse_parts(trainer: Trainer) -> None:
+    """For steps that another library makes whole.
+
+    Raises:
+        ValueError: If there are several processes, accumulated parts or another precision.
+    """
+    if trainer.accelerator.num_processes > 1:
+        raise ValueError("this task runs in a single process: start it without torchrun or accelerate launch")
+    if trainer.accumulate > 1:
+        raise ValueError(f"--accumulate {trainer.accumulate}: this task's batches are not split; leave it at 1")
+    if trainer.accelerator.mixed_precision != "no":
+        raise ValueError(f"--precision {trainer.accelerator.mixed_precision}: this task runs in float32; leave it away")
+
+
 def task(name: str) -> Task:
     """The task of a name.
 

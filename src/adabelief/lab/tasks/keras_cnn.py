@@ -21,7 +21,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from adabelief.lab.mnist import CLASSES, SIZE, mnist
-from adabelief.lab.tasks import Examples, Experiment, Metric, Request, Scale, Settings, Split, Task, digits
+from adabelief.lab.tasks import (
+    Examples,
+    Experiment,
+    Metric,
+    Request,
+    Scale,
+    Settings,
+    Split,
+    Task,
+    digits,
+    refuse_parts,
+)
 
 if TYPE_CHECKING:
     from adabelief.lab.train import Trainer
@@ -186,20 +197,6 @@ class KerasClassification(Experiment):
         self._saved = state["optimizer"]
         for variable, value in zip(self._model.non_trainable_variables, state["generators"], strict=True):
             variable.assign(value)
-
-
-def refuse_parts(trainer: Trainer) -> None:
-    """For steps that another library makes whole.
-
-    Raises:
-        ValueError: If there are several processes, accumulated parts or another precision.
-    """
-    if trainer.accelerator.num_processes > 1:
-        raise ValueError("this task runs in a single process: start it without torchrun or accelerate launch")
-    if trainer.accumulate > 1:
-        raise ValueError(f"--accumulate {trainer.accumulate}: this task's batches are not split; leave it at 1")
-    if trainer.accelerator.mixed_precision != "no":
-        raise ValueError(f"--precision {trainer.accelerator.mixed_precision}: this task runs in float32; leave it away")
 
 
 def device() -> AbstractContextManager[Any]:

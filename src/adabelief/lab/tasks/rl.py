@@ -19,8 +19,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from adabelief.lab.tasks import Experiment, Metric, Request, Scale, Settings, Task
-from adabelief.lab.tasks.keras_cnn import refuse_parts
+from adabelief.lab.tasks import Experiment, Metric, Request, Scale, Settings, Task, refuse_parts
 from adabelief.settings import recommended
 
 if TYPE_CHECKING:
