@@ -16,6 +16,7 @@ from adabelief.lab.findings import (
     on_experiment,
     on_toys,
     proportion_variance,
+    rough,
     spread,
     standard_error,
     target,
@@ -273,6 +274,7 @@ def test_spread():
     assert spread([0.021, 0.023]) == "0.0220 ± 0.0014"
     assert number(0.5, beside=98.0) == "0.50"
     assert number(-64.05) == "−64.05"  # with the sign that `signed` has
+    assert (rough(-2.649), rough(0.0123)) == ("−2.6", "0.012")
 
 
 @pytest.mark.parametrize(

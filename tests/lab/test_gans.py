@@ -436,6 +436,13 @@ def test_report_shows_samples_boxes_and_the_features_name(reported):
     assert "features" in (reported / "results.csv").read_text()
 
 
+def test_one_seed_has_no_box(reported, tmp_path):
+    report.write(tmp_path, load([*reported.parent.glob("runs/*/*/seed1")]), command="adabelief report runs")
+    assert (tmp_path / "figures/wgan-smoke-samples.png").exists()
+    assert not (tmp_path / "figures/wgan-smoke-boxes.png").exists()
+    assert "Box" not in (tmp_path / "report.md").read_text()
+
+
 def test_pixels_apart_is_a_difference_over_all_pairs():
     images = np.random.default_rng(0).integers(0, 256, size=(4, 5, 5, 3), dtype=np.uint8)
     files = []

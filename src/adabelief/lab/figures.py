@@ -159,16 +159,8 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
             label_axes(axes, title, "epoch", None)
         else:
             hidden = _zoom(axes, ranges, metric.higher_is_better)
-            label_axes(axes, _in_lines(title, metric.unit), "epoch", None)
-            if hidden:
-                axes.text(
-                    *(0.97, 0.05 if metric.higher_is_better else 0.91, f"off the axis: {', '.join(hidden)}"),
-                    transform=axes.transAxes,
-                    fontsize=6,
-                    ha="right",
-                    zorder=5,
-                    bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5},
-                )
+            told = f"\noff the axis: {', '.join(hidden)}" if hidden else ""
+            label_axes(axes, _in_lines(title, metric.unit), f"epoch{told}", None)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), handlelength=3.0)
     return files_of(figure)
@@ -281,7 +273,7 @@ def boxes(experiment: Experiment) -> dict[str, bytes]:
         look = drawn[label]
         axes.plot([i] * len(tests), tests, look.marker, color=look.colour, markersize=4, alpha=0.8)
     axes.set_xticks(range(1, 1 + len(groups)), list(groups), rotation=20)
-    label_axes(axes, None, None, f"test {experiment.measured}")
+    label_axes(axes, f"Test {experiment.measured}", None, None)
     return files_of(figure)
 
 

@@ -275,6 +275,11 @@ def number(value: float, *, beside: float | None = None) -> str:
     return f"{value:.{2 if abs(value if beside is None else beside) >= 1 else 4}f}".replace("-", "−")
 
 
+def rough(value: float) -> str:
+    """A number that is told in passing: two digits."""
+    return f"{value:.2g}".replace("-", "−")
+
+
 def signed(value: float, *, beside: float) -> str:
     """A difference between two values of a metric, with its sign."""
     return ("+" if value >= 0 else "−") + number(abs(value), beside=beside)

@@ -104,6 +104,7 @@ def _pictures(grouped: Sequence[Experiment], walks: Sequence[Walk]) -> Iterator[
             yield f"{stem(experiment)}-time", _Picture(figures.times(experiment), "svg")
         if experiment.samples:
             yield f"{stem(experiment)}-samples", _Picture(figures.samples(experiment), "png")
+        if experiment.samples and experiment.repeated:
             yield f"{stem(experiment)}-boxes", _Picture(figures.boxes(experiment), "svg")
     if walks:
         yield "trajectories", _Picture(toy_figures.trajectories(walks), "png")

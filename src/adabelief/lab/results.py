@@ -188,6 +188,11 @@ class Experiment:
         return {label: epochs for label, epochs in generated.items() if epochs}
 
     @property
+    def repeated(self) -> bool:
+        """Whether there are several seeds of some label."""
+        return any(len(runs) > 1 for runs in self.sound.values())
+
+    @property
     def same_place(self) -> bool:
         """Whether all runs were made on the same kind of machine, so that their times can be compared."""
         return len({tuple(str(run.environment.get(name)) for name in PLACE) for run in self.runs}) == 1

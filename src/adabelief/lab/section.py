@@ -15,6 +15,7 @@ from adabelief.lab.findings import (
     join,
     number,
     pixels_apart,
+    rough,
     signed,
     spread,
     target,
@@ -146,7 +147,7 @@ def _results(experiment: Experiment) -> str:
                 spread([run.last_test for run in sound]) if sound else "–",
                 spread([run.validation for run in sound]) if sound else "–",
                 ", ".join(str(run.outcome["best_epoch"]) if run.sound else "–" for run in runs),
-                f"{statistics.fmean(run.epochs[-1]['train_loss'] for run in sound):.2g}" if sound else "–",
+                rough(statistics.fmean(run.epochs[-1]["train_loss"] for run in sound)) if sound else "–",
                 f"`{settings_text(runs[0])}`",
             )
         )
@@ -200,7 +201,7 @@ def _generated(experiment: Experiment) -> str:
                 ", ".join(number(min(epochs)) for epochs in diversity),
                 ", ".join(f"{epochs[-1]:.0f}" for epochs in apart),
                 ", ".join(f"{min(epochs):.0f} (epoch {1 + epochs.index(min(epochs))})" for epochs in apart),
-                ", ".join(f"{run.epochs[-1]['train_loss']:.2g}" for run in runs),
+                ", ".join(rough(run.epochs[-1]["train_loss"]) for run in runs),
                 f"`{settings_text(runs[0])}`",
             )
         )
@@ -210,14 +211,17 @@ def _generated(experiment: Experiment) -> str:
     )
     metric = experiment.metric
     between = next((x for runs in experiment.sound.values() for run in runs for x in run.curve("real_frechet")), None)
-    real = "" if between is None else f" Real images, those for validation, are {number(between)} from the test images."
+    boxes = (
+        f"![Box plots of the test {metric.called}, by optimizer]({FIGURES}/{stem(experiment)}-boxes.png)",
+        "Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest.",
+    )
+    real = "" if between is None else f"Real images, those for validation, are {number(between)} from the test images."
     return "\n\n".join(
         [
             f"### Generated images: {experiment.name}",
             f"![Generated images over training, by optimizer]({FIGURES}/{stem(experiment)}-samples.png)",
-            "The first seed of each optimizer; the same latents everywhere.",
-            f"![Box plots of the test {metric.called}, by optimizer]({FIGURES}/{stem(experiment)}-boxes.png)",
-            f"Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest.{real}",
+            f"The first seed of each optimizer; the same latents everywhere. {real}".rstrip(),
+            *(boxes if experiment.repeated else ()),
             table(header, rows, left={0, len(header) - 1}),
             "Seed by seed. Diversity is the root mean square distance between generated images, on the features of the "
             f"{metric.called}, divided by that between test images. Pixels apart is the root mean square difference "
