@@ -145,7 +145,10 @@ class BasicBlock(nn.Module):
         )
         self.shortcut = nn.Sequential()
         if stride > 1 or inputs != outputs:
-            self.shortcut.append(_convolution(inputs, outputs, size=1, stride=stride)).append(nn.BatchNorm2d(outputs))
+            # Every stride-th pixel, then the convolution: torch 2.14 on CPUs without AVX-512 writes past the end of an
+            # array in the backward pass of a strided 1×1 convolution of fewer than 8 channels in channels_last.
+            self.shortcut.append(nn.MaxPool2d(1, stride))
+            self.shortcut.append(_convolution(inputs, outputs, size=1)).append(nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
