@@ -141,7 +141,15 @@ class Recurrent(LanguageModel):
             group["lr"] *= batch.inputs.shape[1] / BPTT
         self._state = self._state.to(trainer.accelerator.device)
         self._read = torch.zeros_like(self._state)
-        loss = trainer.descend("model", batch, self.loss, max_norm=MAX_NORM)
+        try:
+            loss = trainer.descend("model", batch, self.loss, max_norm=MAX_NORM)
+        except RuntimeError as error:  # of oneDNN, which has LSTMs in bf16 with AVX-512 only
+            precision = trainer.accelerator.mixed_precision
+            if precision == "no" or "could not create a primitive" not in str(error):
+                raise
+            raise ValueError(
+                f"--precision {precision}: torch has no such LSTM on this processor; leave it away"
+            ) from error
         self._state = trainer.sum(self._read)  # every process has read its own streams
         return loss
 
