@@ -296,6 +296,8 @@ def test_in_bf16_the_state_stays_in_float32():
             try:
                 experiment.step(next(iter(experiment.batches(0))), trainer)
             except ValueError as error:
+                if "has no such LSTM on this processor" not in str(error):
+                    raise
                 pytest.skip(str(error))
             states.append(experiment.state_dict()["state"])
             assert experiment.evaluate(trainer)["test_loss"] == pytest.approx(math.log(629), rel=0.05)
