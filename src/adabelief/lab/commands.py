@@ -151,6 +151,7 @@ def train(
         points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         configs = [config for changes in points for config in runs.plan(wanted, changes=changes, **choices)]
         prepare(out)
+        session.keep_memory()
         done = session.run(
             *(wanted, configs, out),
             data=data,
