@@ -154,7 +154,8 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
             axes.axvline(epoch + 0.5, color=QUIET, linewidth=0.7, linestyle=":", zorder=1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         if name == "train_loss":
-            if all((lowest > 0).all() for lowest, _ in ranges.values()):
+            values = np.concatenate([end for ends in ranges.values() for end in ends])
+            if values.max() > 10 * values.min() > 0:  # within a decade, a log scale has no round numbers
                 axes.set_yscale("log")
             label_axes(axes, title, "epoch", None)
         else:
