@@ -1,10 +1,12 @@
 import csv
+import io
 import re
 import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -88,6 +90,19 @@ def test_figures_show_something(out):
     with Image.open(out / "figures/race.gif") as image:
         assert image.n_frames >= 60
     assert (out / "figures/race.gif").stat().st_size < 2e6
+
+
+def test_nothing_is_cut_off_by_the_sides_of_a_figure(tmp_path):
+    """Of a search, whose labels are long: what is drawn does not touch the border."""
+    for optimizer in ("AdaBelief", "Adam", "AdamW"):
+        for lr in (0.0003, 0.001, 0.003):
+            synthetic.write(tmp_path, synthetic.config(optimizer, task="digits", lr=lr))
+    (searched,) = experiments(load([tmp_path]))
+    for draw in (figures.curves, figures.dots, figures.times):
+        with Image.open(io.BytesIO(draw(searched)["png"])) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert pixels.min() < 255
+        assert (pixels[:, [0, -1]] == 255).all(), draw.__name__
 
 
 def test_figures_come_out_the_same(runs, out):
@@ -398,6 +413,16 @@ def test_every_optimizer_has_a_look_of_its_own():
     assert figures.COLOURS.keys() == METHODS.keys() == figures.MARKERS.keys()
     assert len(set(figures.COLOURS.values())) == len(METHODS)
     assert len({(figures.COLOURS[name], figures.MARKERS[name]) for name in METHODS}) == len(METHODS)
+
+
+def test_what_validation_picks_of_a_search_is_what_stands_out(tmp_path):
+    for optimizer in ("AdaBelief", "AdamW"):
+        for lr, validation in ((0.0003, 90.0), (0.001, 95.0), (0.003, 92.0)):
+            synthetic.write(tmp_path, synthetic.config(optimizer, lr=lr), (80.0, validation))
+    looks = figures.looks(experiments(load([tmp_path]))[0])
+    assert {label for label, look in looks.items() if look.filled} == {"AdaBelief (lr=0.001)", "AdamW (lr=0.001)"}
+    assert looks["AdaBelief (lr=0.001)"].line == "-"
+    assert looks["AdaBelief (lr=0.001)"].colour == figures.COLOURS["AdaBelief"].lower()
 
 
 def test_adabelief_is_solid_and_rivals_are_dashed(runs):

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from adabelief.lab.findings import standard_error
+from adabelief.lab.findings import contenders, standard_error
 from adabelief.lab.results import Experiment, pixels
 
 P = ParamSpec("P")
@@ -105,11 +105,15 @@ def files_of(figure: Figure) -> dict[str, bytes]:
 
 
 def looks(experiment: Experiment) -> dict[str, Look]:
-    """A look for each label: AdaBelief solid, rivals dashed; further settings of one optimizer hollow and darker."""
+    """A look for each label: AdaBelief solid, rivals dashed; further settings of one optimizer hollow and darker.
+
+    Of a search, the setting of an optimizer that validation picks comes first.
+    """
     drawn: dict[str, Look] = {}
     variants: dict[str, int] = {}
-    for label, runs in experiment.groups.items():
-        name = runs[0].config.optimizer
+    picked = contenders(experiment)
+    for label in sorted(experiment.groups, key=lambda label: label not in picked):
+        name = experiment.groups[label][0].config.optimizer
         variant = variants.setdefault(name, 0)
         variants[name] += 1
         line = "-" if name == "AdaBelief" and not variant else DASHES[(len(drawn) + variant) % len(DASHES)]
@@ -163,7 +167,11 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
             told = f"\noff the axis: {', '.join(hidden)}" if hidden else ""
             label_axes(axes, _in_lines(title, metric.unit), f"epoch{told}", None)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), handlelength=3.0)
+    for columns in range(min(len(labels), 6), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=3.0)
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
     return files_of(figure)
 
 
