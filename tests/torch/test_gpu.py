@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief, kernels
-from adabelief.torch import compiled, fused, proof
+from adabelief.torch import launch
+from adabelief.torch.compiled import compiled_update
 from tests.kernels.test_gpu import interpreted  # noqa: F401 - a fixture
 from tests.oracle import Oracle, set_gradients
 
-pytestmark = pytest.mark.skipif(bool(proof.unavailable()), reason=proof.unavailable() or "-")
+pytestmark = pytest.mark.skipif(bool(launch.unserved("cpu")), reason=launch.unserved("cpu") or "-")
 
 CASES = {
     "AdaBelief": (AdaBelief, {"weight_decay": 0.1}),
@@ -25,7 +26,7 @@ CASES = {
 def gpu(monkeypatch, interpreted):  # noqa: F811
     """As if the CPU were a GPU."""
     monkeypatch.setattr(kernels, "gpu", interpreted, raising=False)
-    monkeypatch.setitem(fused.KERNELS, "cpu", (fused.OnGpu, lambda: ""))
+    monkeypatch.setitem(launch.KERNELS, "cpu", (launch.OnGpu, lambda: None))
     return interpreted
 
 
@@ -48,8 +49,8 @@ def test_steps_are_the_reference_s(gpu, case, capturable):
         set_gradients(params, seed)
         oracle.step()
     part = optimizer._plan.parts[0]
-    assert all(isinstance(launch, fused.OnGpu) for launch in part.launches)
-    assert len(part.params) >= 4
+    assert all(isinstance(each, launch.OnGpu) for each in part.launches)
+    assert len(part.stepped) >= 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -102,11 +103,7 @@ def test_the_operator_of_compiled_steps(gpu):
     def step():
         (group,) = optimizer.param_groups
         with torch.no_grad():
-            tensors = fused.Tensors.empty()
-            optimizer._init_group(group, *tensors)
-            compiled.update(
-                tensors, lambda t, xp: optimizer._coefficients(group, 0.05, t, xp=xp), optimizer._options(group)
-            )
+            compiled_update(optimizer._tensors(group), optimizer._recipe(group), optimizer._options(group))
 
     for seed in range(4):
         set_gradients(params, seed)

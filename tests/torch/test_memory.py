@@ -29,7 +29,7 @@ def ready(number, size):
         p.grad = torch.ones_like(p)
     optimizer = AdaBelief(params, **{options})
     for p in params:  # the state, and its pages, before the first step
-        optimizer._init_group(dict(optimizer.param_groups[0], params=[p]), [], [], [], [], [], [], [])
+        optimizer._tensors(dict(optimizer.param_groups[0], params=[p]))
         for x in optimizer.state[p].values():
             x.add_(0)
     return optimizer

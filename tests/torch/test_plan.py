@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_map_only
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.kernels import cpu
-from adabelief.torch import fused, proof
+from adabelief.torch import launch, proof
+from adabelief.torch.base import wanted
 from tests.oracle import Oracle, set_gradients
 
-needs_kernel = pytest.mark.skipif(bool(fused.unserved("cpu")), reason=fused.unserved("cpu") or "-")
+needs_kernel = pytest.mark.skipif(bool(launch.unserved("cpu")), reason=launch.unserved("cpu") or "-")
 
 
 def parameters(device: str = "cpu") -> list[torch.nn.Parameter]:
@@ -31,6 +32,15 @@ def parameters(device: str = "cpu") -> list[torch.nn.Parameter]:
 def whole_memory(p: torch.Tensor) -> torch.Tensor:
     """All that p's storage holds, also what is no longer p's."""
     return torch.empty(0, dtype=p.dtype).set_(p.untyped_storage())
+
+
+def holds(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the last step's plan would serve the next one."""
+    lists = [group["params"] for group in optimizer.param_groups]
+    held = optimizer._plan._proof.holds(lists, optimizer.state)
+    if held:
+        held.release()
+    return bool(held)
 
 
 def replace_parameter_memory(o, params):
@@ -252,7 +262,7 @@ def test_next_step_sees_every_change(change, cls):
             optimizer.step()
         optimizer.step()
         if options.get("fused"):
-            assert optimizer._plan.parts[0].params  # it is the kernel that is tested
+            assert optimizer._plan.parts[0].stepped  # it is the kernel that is tested
         change(optimizer, params)
         for _ in range(2):
             optimizer.step()
@@ -278,13 +288,13 @@ def test_memory_that_was_given_back_is_not_touched(which):
     tensor = {"parameter": params[0], "gradient": params[0].grad, "state": optimizer.state[params[0]]["exp_avg"]}[which]
     storage = tensor.untyped_storage()
     size = storage.nbytes()
-    assert optimizer._planned()
+    assert holds(optimizer)
     address = tensor.data_ptr()
     storage.resize_(size - 4)
-    assert optimizer._planned() is None
+    assert not holds(optimizer)
     storage.resize_(size)
     if tensor.data_ptr() == address:
-        assert optimizer._planned()
+        assert holds(optimizer)
 
 
 @needs_kernel
@@ -339,7 +349,7 @@ def test_layouts_that_the_kernel_takes(cls):
             p.grad = torch.empty_like(p).copy_(p.grad)  # of p's own layout
         oracle.step()
     rest = [] if cls is AdaBelief else [params[0]]  # a transposed matrix has its rows scattered
-    assert [p for p in optimizer._plan.parts[0].rest if p is not params[2]] == rest
+    assert [params[i] for i in optimizer._plan.parts[0].rest if i != 2] == rest
 
 
 @needs_kernel
@@ -353,7 +363,7 @@ def test_parameters_may_be_at_different_steps(capturable):
         if seed < 3:
             params[1].grad = params[2].grad = None
         oracle.step()
-    (part,) = optimizer._planned().parts
+    (part,) = optimizer._plan.parts
     assert len(part.launches) == 2
     assert not part.rest
 
@@ -368,7 +378,7 @@ def test_fused_is_the_choice_on_the_cpu():
         ({"foreach": False}, False),
         ({"fused": False}, False),
     ]:
-        assert fused.wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+        assert wanted(AdaBelief(params, **options).param_groups[0]) is chosen
 
 
 @pytest.mark.parametrize(("module", "loader"), [(cpu, "_library"), (proof, "_load")])
