@@ -29,10 +29,6 @@ _global_hooks: list[Mapping[Any, Any]] = [
     _named("torch.optim.optimizer", f"_global_optimizer_{when}_hooks", {0: None}) for when in ("pre", "post")
 ]
 
-_profile_hook_step: Callable[[Callable[..., Any]], Callable[..., Any]] = getattr(
-    Optimizer, "profile_hook_step", lambda func: func
-)
-
 increment_version: Callable[[Any], None] = _named("torch.autograd.graph", "increment_version", lambda tensors: None)
 """Tells autograd that tensors were changed in place."""
 
