@@ -9,10 +9,10 @@ import ctypes
 import functools
 import struct
 from collections.abc import Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import numpy as np
+
+from adabelief.kernels.library import NOT_COMPILED, library
 
 COLUMNS = ("p", "g", "m", "s", "s_max", "slow", "elements", "rows")
 """A row of the table: addresses (0 where unused), how many elements, and how many rows where they are centralized."""
@@ -103,10 +103,9 @@ def _kernel() -> ctypes.CDLL:
 @functools.cache
 def _library() -> ctypes.CDLL | str:
     """The loaded library, or why there is none."""
-    candidates = [Path(__file__).with_name(f"_cpu{suffix}") for suffix in EXTENSION_SUFFIXES]
-    built = next((path for path in candidates if path.exists()), None)
+    built = library(__file__, "_cpu")
     if built is None:
-        return "it was not compiled when the package was installed (no C compiler, or it failed)"
+        return NOT_COMPILED
     try:
         kernel = ctypes.CDLL(str(built))
     except OSError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from adabelief.kernels.library import NOT_COMPILED, library
 
 NAMES = ("exp_avg", "exp_avg_var", "max_exp_avg_var", "slow_buffer", "step")
 
@@ -150,25 +151,24 @@ def _loaded() -> tuple[ctypes.PyDLL, _Api]:
 @functools.cache
 def _load() -> tuple[ctypes.PyDLL, _Api] | str:
     """The loaded library with what it needs of Python and torch, or why there is none."""
-    candidates = [Path(__file__).with_name(f"_proof{suffix}") for suffix in EXTENSION_SUFFIXES]
-    built = next((path for path in candidates if path.exists()), None)
+    built = library(__file__, "_proof")
     if built is None:
-        return "it was not compiled when the package was installed (no C compiler, or it failed)"
+        return NOT_COMPILED
     words = _words_before_tensor()
     if words is None:
         return f"torch {torch.__version__} keeps its tensors in an unknown way"
     try:
-        library = ctypes.PyDLL(str(built))
+        loaded = ctypes.PyDLL(str(built))
         functions = _functions()
     except (OSError, AttributeError) as error:
         return f"{built.name} does not go with torch {torch.__version__} ({error})"
     api = _Api(**functions, words=words, **{name: id(value) for name, value in _OBJECTS.items()})
     pointer, int64 = ctypes.c_void_p, ctypes.c_int64
-    library.adabelief_holds.argtypes = [pointer, pointer, ctypes.py_object, ctypes.py_object, pointer, pointer]
-    library.adabelief_row_bytes.restype = int64
-    library.adabelief_note.restype = ctypes.c_bool
-    library.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, pointer]
-    return library, api
+    loaded.adabelief_holds.argtypes = [pointer, pointer, ctypes.py_object, ctypes.py_object, pointer, pointer]
+    loaded.adabelief_row_bytes.restype = int64
+    loaded.adabelief_note.restype = ctypes.c_bool
+    loaded.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, pointer]
+    return loaded, api
 
 
 def _functions() -> dict[str, int | None]:

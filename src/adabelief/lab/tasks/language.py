@@ -14,7 +14,7 @@ from adabelief.lab.models.gpt import GPT
 from adabelief.lab.models.lstm import AWDLSTM, Prediction
 from adabelief.lab.tasks import Experiment, Metric, Moment, Request, Scale, Settings, Task, alike, divide_at
 from adabelief.lab.text import BOOK, PADDING, Corpus, Streams, characters, streams, words
-from adabelief.settings import recommended
+from adabelief.settings import SETTINGS
 
 if TYPE_CHECKING:
     from adabelief.lab.train import Trainer
@@ -254,7 +254,7 @@ def ptb_settings(model: str) -> Settings:
     lr = 1e-3 if layers == 1 else 1e-2
     adam = {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, **decay}
     return {
-        "AdaBelief": recommended(f"lstm-{layers}"),
+        "AdaBelief": SETTINGS[f"lstm-{layers}"].as_arguments(),
         "SGD": {"lr": 30.0, **decay},
         "Adam": adam,
         "AdamW": {**adam, "lr": 1e-3},
