@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from adabelief.lab import report, results, runs, session, tasks
+from adabelief.lab.console import plain_console
 from adabelief.lab.tasks import toy
 from adabelief.lab.tasks.toy import Walk
 
@@ -52,7 +53,7 @@ def demo(
     Returns:
         Whether all that was planned has finished.
     """
-    console = console or Console()
+    console = console or plain_console()
     task = tasks.task(TASK)
     planned = runs.plan(task, scale=SCALE, names=["all"], seeds=seeds, epochs=epochs)
     planned_walks = [(function, optimizer) for function in toy.FUNCTIONS.values() for optimizer in function.settings()]

@@ -27,7 +27,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from adabelief.lab import files, optimizers
+from adabelief.lab.processor import multiplies_bf16, processor
 from adabelief.lab.tasks import Task
+from adabelief.names import one_of
 
 PACKAGES = (
     *("adabelief", "torch", "pytorch_optimizer", "accelerate", "torchvision", "datasets", "numpy"),
@@ -105,23 +107,23 @@ def plan(
     Raises:
         ValueError: For a name that there is none of, or a value out of range.
     """
-    model = _one_of("--model", model or (task.models or ("",))[0], task.models or ("",))
+    model = one_of("--model", model or (task.models or ("",))[0], task.models or ("",))
     scales, settings = task.scales(model), task.settings(model)
-    chosen = scales[_one_of("--scale", scale, tuple(scales))]
+    chosen = scales[one_of("--scale", scale, tuple(scales))]
     usual = chosen.precision
     if usual == "auto":
         usual = "bf16" if not torch.cuda.is_available() and multiplies_bf16() else "no"
-    precision = _one_of("--precision", precision or usual, ("no", "bf16", "fp16"))
+    precision = one_of("--precision", precision or usual, ("no", "bf16", "fp16"))
     if accumulate < 1:
         raise ValueError(f"--accumulate must be at least 1, got {accumulate}")
-    names = list(settings) if list(names) == ["all"] else names
+    names = [one_of("--optimizer", name, (*settings, "all")) for name in names]
+    names = list(settings) if "all" in names else list(dict.fromkeys(names))
     changes = dict(changes or {})
     own = {name: changes[name] for name in changes if name in chosen.options or name == "batch_size"}
     arguments = {name: value for name, value in changes.items() if name not in own}
     configs = []
     for seed in seeds:
         for name in names:
-            _one_of("--optimizer", name, tuple(settings))
             optimizers.check(name, arguments)
             config = Config(
                 task=task.name,
@@ -227,25 +229,6 @@ def environment(accelerator: Any) -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def multiplies_bf16() -> bool:
-    """Whether the processor has instructions for matrices in bfloat16: AMX or AVX512-BF16."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
-
-
 def _commit() -> str:
     """The commit of the package's checkout, with a plus where it was changed; empty where there is none."""
     here = Path(__file__).parent
@@ -263,12 +246,6 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == tracked.returncode == 0 else ""
-
-
-def _one_of(option: str, name: str, names: Sequence[str]) -> str:
-    if name not in names:
-        raise ValueError(f"{option}: there is no {name!r} here; there are {', '.join(filter(None, names)) or 'none'}")
-    return name
 
 
 def _short(value: Any) -> str:

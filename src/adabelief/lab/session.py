@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from adabelief.lab import train as engine
+from adabelief.lab.console import plain_console
 from adabelief.lab.runs import Busy, Config, Folder
 from adabelief.lab.tasks import Task
 
@@ -72,7 +73,7 @@ def run(
         ValueError: If a run's folder has another run, or data or options are refused.
         OSError: If data or a folder cannot be read or written.
     """
-    console = console or Console()
+    console = console or plain_console()
     results = []
     with _own_precision(), progress(console, PartialState(cpu=cpu).is_main_process) as bar:
         row = bar.add_task(task.name, total=UNITS * len(configs), note="")
@@ -139,10 +140,10 @@ def summary(task: Task, results: list[tuple[Config, dict[str, Any]]]) -> Table:
 def progress(console: Console, shown: bool = True) -> Progress:
     """The bar of long work: nothing where the console is no terminal."""
     return Progress(
-        TextColumn("{task.description:<26}"),
+        TextColumn("{task.description:<26}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -15,30 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
+from adabelief.lab.catalogue import CATALOGUE
+from adabelief.names import one_of
+
 if TYPE_CHECKING:
     from adabelief.lab.train import Trainer
 
 Settings = Mapping[str, Mapping[str, Any]]
 """The arguments of each optimizer, by its name in `optimizers.METHODS`."""
 
-FILES = {
-    "toy": "toy",
-    "digits": "digits",
-    "cifar10": "images",
-    "cifar100": "images",
-    "imagenet": "images",
-    "ptb-lstm": "language",
-    "charlm": "language",
-    "wgan": "gans",
-    "wgan-gp": "gans",
-    "sngan": "gans",
-    "dcgan": "gans",
-    "translation": "translation",
-    "vit": "vit",
-    "keras-cnn": "keras_cnn",
-    "rl-sac": "rl",
-    "rl-atari": "rl",
-}
+FILES = {name: entry.file for name, entry in CATALOGUE.items()}
 """Which file of this folder has a task."""
 
 
@@ -234,12 +220,11 @@ def refuse_parts(trainer: Trainer) -> None:
 
 
 def task(name: str) -> Task:
-    """The task of a name.
+    """The task of a name, in whatever case.
 
     Raises:
         ValueError: If there is none.
     """
-    if name not in FILES:
-        raise ValueError(f"TASK: there is no {name!r}; there are {', '.join(FILES)}")
+    name = one_of("TASK", name, FILES)
     tasks: Mapping[str, Task] = importlib.import_module(f"{__name__}.{FILES[name]}").TASKS
     return tasks[name]

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from adabelief.lab.catalogue import about
 from adabelief.lab.tasks import Examples, Metric, Request, Scale, Split, Task, divide_at
 from adabelief.lab.tasks.images import Classification, cifar_settings
 
@@ -64,8 +65,7 @@ def _make(request: Request) -> Classification:
 
 TASKS = {
     "digits": Task(
-        name="digits",
-        summary="scikit-learn's 1,797 handwritten digits, a small convolutional network; embedded",
+        **about("digits"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
             "smoke": Scale(epochs=2, batch_size=64, note="2 epochs"),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu, softplus
 
 from adabelief.lab import frechet
+from adabelief.lab.catalogue import about
 from adabelief.lab.frechet import Gaussian
 from adabelief.lab.models.gans import (
     DCGAN_LATENT,
@@ -387,8 +388,7 @@ def _scales(model: str, name: str) -> dict[str, Scale]:
 
 TASKS = {
     name: Task(
-        name=name,
-        summary=summary,
+        **about(name),
         metric=Metric(
             "frechet",
             higher_is_better=False,
@@ -399,28 +399,11 @@ TASKS = {
         settings=settings,
         make=partial(_make, name=name),
         schedule=lambda moment: 1.0,
-        data="a folder with train*.parquet and test*.parquet; without it, a download by the datasets library",
     )
-    for name, summary, settings in (
-        (
-            "wgan",
-            "WGAN on CIFAR-10, as in the paper: DCGAN's networks, 5 steps of the critic, its weights clipped at 0.01",
-            lambda model: small_settings(),
-        ),
-        (
-            "wgan-gp",
-            "WGAN-GP on CIFAR-10, as in the paper: the same with a gradient penalty instead of clipping",
-            lambda model: small_settings(),
-        ),
-        (
-            "sngan",
-            "SN-GAN on CIFAR-10, as in the paper: residual networks, spectral normalization, hinge loss, by class",
-            lambda model: sngan_settings(),
-        ),
-        (
-            "dcgan",
-            "DCGAN on CIFAR-10 at Adam's plain defaults, learning rate 0.001 and beta1 0.9, where it may collapse",
-            lambda model: default_settings(),
-        ),
+    for name, settings in (
+        ("wgan", lambda model: small_settings()),
+        ("wgan-gp", lambda model: small_settings()),
+        ("sngan", lambda model: sngan_settings()),
+        ("dcgan", lambda model: default_settings()),
     )
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
+from adabelief.lab.catalogue import about
 from adabelief.lab.models.images import MODELS
 from adabelief.lab.tasks import Examples, Experiment, Metric, Request, Scale, Settings, Split, Task, divide_at
 from adabelief.settings import recommended
@@ -19,22 +20,6 @@ if TYPE_CHECKING:
     from adabelief.lab.train import Trainer
 
 EVALUATION_BATCH = 500
-
-IMAGENET_MODELS = (
-    *(
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-        "resnext50_32x4d",
-        "wide_resnet50_2",
-        "densenet121",
-        "vgg11_bn",
-    ),
-    *("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1", "mnasnet1_0"),
-    *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t"),
-)
-"""Of torchvision's, beside the paper's."""
 
 
 def cifar_settings() -> Settings:
@@ -241,26 +226,20 @@ def _cifar_scales(model: str) -> dict[str, Scale]:
     }
 
 
-CIFAR_DATA = "a folder with train*.parquet and test*.parquet; without it, a download by the datasets library"
-
 TASKS = {
     **{
         name: Task(
-            name=name,
-            summary=f"{label}, as in the paper: 200 epochs, the learning rate divided by 10 after 150",
+            **about(name),
             metric=Metric("accuracy", "%"),
             scales=_cifar_scales,
             settings=lambda model: cifar_settings(),
             make=partial(make_cifar, name=name, network=_network),
-            models=tuple(MODELS),
             schedule=divide_at(0.75),
-            data=CIFAR_DATA,
         )
-        for name, label in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
+        for name in ("cifar10", "cifar100")
     },
     "imagenet": Task(
-        name="imagenet",
-        summary="ImageNet, as in the paper: ResNet18, 90 epochs, the learning rate divided by 10 after 70 and 80",
+        **about("imagenet"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
             "smoke": Scale(
@@ -285,8 +264,6 @@ TASKS = {
         },
         settings=lambda model: imagenet_settings(),
         make=_make_imagenet,
-        models=("resnet18", *IMAGENET_MODELS),
         schedule=divide_at(70 / 90, 80 / 90),
-        data="a folder with train/ and val/, a folder for each class in them, or with parquet files",
     ),
 }

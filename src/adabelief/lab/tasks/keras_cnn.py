@@ -20,6 +20,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from adabelief.lab.catalogue import about
 from adabelief.lab.mnist import CLASSES, SIZE, mnist
 from adabelief.lab.tasks import (
     Examples,
@@ -265,8 +266,7 @@ _MNIST_SCALE = Scale(
 
 TASKS = {
     "keras-cnn": Task(
-        name="keras-cnn",
-        summary="MNIST with a small convolutional network in Keras, as in the authors' notebook: 200 steps",
+        **about("keras-cnn"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
             "smoke": Scale(
@@ -281,8 +281,5 @@ TASKS = {
         settings=lambda model: keras_settings(),
         make=_make,
         schedule=lambda moment: 1.0,
-        data="a folder with train*.parquet and test*.parquet, or with MNIST's own files (train-images-idx3-ubyte, "
-        "...); without it, a download by the datasets library (smoke: embedded). Fashion-MNIST: --set "
-        "images=fashion-mnist",
     )
 }

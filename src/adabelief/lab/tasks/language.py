@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from adabelief.lab.catalogue import about
 from adabelief.lab.models.gpt import GPT
 from adabelief.lab.models.lstm import AWDLSTM, Prediction
 from adabelief.lab.tasks import Experiment, Metric, Moment, Request, Scale, Settings, Task, alike, divide_at
@@ -294,9 +295,7 @@ _GPT = {"context": 128, "width": 96, "layers": 3, "heads": 4, "dropout": 0.2}
 
 TASKS = {
     "ptb-lstm": Task(
-        name="ptb-lstm",
-        summary="Penn Treebank with AWD-LSTMs, as in the paper: 200 epochs, the learning rate divided by 10 after 100 "
-        "and 145",
+        **about("ptb-lstm"),
         metric=Metric("perplexity", higher_is_better=False),
         scales=lambda model: {
             "smoke": Scale(
@@ -323,13 +322,9 @@ TASKS = {
         settings=ptb_settings,
         make=_make_ptb,
         schedule=divide_at(100 / 200, 145 / 200),
-        models=tuple(LAYERS),
-        data="a folder with train.txt, valid.txt and test.txt, of words with spaces between; without it, a download by "
-        "the datasets library (smoke: embedded)",
     ),
     "charlm": Task(
-        name="charlm",
-        summary="a small GPT on the characters of four chapters of Alice's Adventures in Wonderland; embedded",
+        **about("charlm"),
         metric=Metric("bpc", "bits per character", higher_is_better=False, title="cross-entropy"),
         scales=lambda model: {
             "smoke": Scale(

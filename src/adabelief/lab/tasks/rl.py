@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from adabelief.lab.catalogue import about
 from adabelief.lab.tasks import Experiment, Metric, Request, Scale, Settings, Task, refuse_parts
 from adabelief.settings import recommended
 
@@ -265,23 +266,19 @@ def _atari_scales(model: str) -> dict[str, Scale]:
 
 TASKS = {
     "rl-sac": Task(
-        name="rl-sac",
-        summary="soft actor-critic on a MuJoCo task: networks of 256-256, one step of each optimizer a step",
+        **about("rl-sac"),
         metric=Metric("return"),
         scales=_sac_scales,
         settings=lambda model: sac_settings(),
         make=partial(_make, algorithm="sac"),
         schedule=lambda moment: 1.0,
-        models=("HalfCheetah-v5", "Walker2d-v5"),
     ),
     "rl-atari": Task(
-        name="rl-atari",
-        summary="a deep Q-network on an Atari game, with little data: 100,000 steps",
+        **about("rl-atari"),
         metric=Metric("return"),
         scales=_atari_scales,
         settings=lambda model: atari_settings(),
         make=partial(_make, algorithm="dqn"),
         schedule=lambda moment: 1.0,
-        models=("SpaceInvaders",),
     ),
 }

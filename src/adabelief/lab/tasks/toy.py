@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adabelief.lab import optimizers
+from adabelief.lab.catalogue import about
 from adabelief.lab.tasks import Experiment, Metric, Request, Scale, Settings, Task
 
 if TYPE_CHECKING:
@@ -346,8 +347,7 @@ def _make(request: Request) -> Descent:
 
 TASKS = {
     "toy": Task(
-        name="toy",
-        summary="the paper's six functions of two variables; the report draws the paths and an animation",
+        **about("toy"),
         metric=Metric("distance", higher_is_better=False),
         scales=lambda model: {
             "smoke": Scale(epochs=1, batch_size=1, note="1,000 instead of 30,000 steps"),
@@ -357,7 +357,6 @@ TASKS = {
         settings=_settings,
         make=_make,
         schedule=lambda moment: 1.0,
-        models=tuple(FUNCTIONS),
         threads=1,
     )
 }

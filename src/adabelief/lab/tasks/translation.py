@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from adabelief.lab.catalogue import about
 from adabelief.lab.models.transformer import PAD, Transformer, beam_search
 from adabelief.lab.pairs import Corpus, Encoded, by_tokens, corpus, encode, train_bpe
 from adabelief.lab.tasks import Experiment, Metric, Moment, Request, Scale, Settings, Task
@@ -196,9 +197,7 @@ _PAPER = {
 
 TASKS = {
     "translation": Task(
-        name="translation",
-        summary="German to English by a Transformer, as in the paper; batches are counted in tokens, BLEU is "
-        f"sacreBLEU's, {SIGNATURE}",
+        **about("translation"),
         metric=Metric("BLEU"),
         scales=lambda model: {
             "smoke": Scale(
@@ -236,7 +235,5 @@ TASKS = {
         settings=lambda model: transformer_settings(),
         make=_make,
         schedule=inverse_square_root,
-        data="a folder with train, valid and test as .de and .en, or .de.gz and .en.gz; without it, a download by the "
-        "datasets library; smoke needs none",
     )
 }

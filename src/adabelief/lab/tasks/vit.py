@@ -7,8 +7,9 @@ import math
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
+from adabelief.lab.catalogue import about
 from adabelief.lab.tasks import Metric, Moment, Request, Scale, Task, alike, digits
-from adabelief.lab.tasks.images import CIFAR_DATA, Classification, make_cifar
+from adabelief.lab.tasks.images import Classification, make_cifar
 
 WARM_UP = 0.1
 """The share of the epochs in which the learning rate rises."""
@@ -52,8 +53,7 @@ def schedule(moment: Moment) -> float:
 
 TASKS = {
     "vit": Task(
-        name="vit",
-        summary="CIFAR-10 with a small vision transformer; decoupled decay, learning rates to be searched",
+        **about("vit"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
             "smoke": Scale(
@@ -84,6 +84,5 @@ TASKS = {
         settings=lambda model: alike(weight_decay=5e-2),
         make=make,
         schedule=schedule,
-        data=f"{CIFAR_DATA} (smoke: embedded)",
     ),
 }
