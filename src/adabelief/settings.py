@@ -134,8 +134,9 @@ def recommended(task: TaskName, optimizer: Callable[..., Any] | None = None) -> 
 
 def _taken_by(optimizer: Callable[..., Any], setting: Setting) -> dict[str, Any]:
     called = getattr(optimizer, "__name__", repr(optimizer))
-    # a metaclass, such as Keras's, hides what a class takes; its __init__ does not
-    made_by: Any = optimizer.__init__ if isinstance(optimizer, type) else optimizer
+    made_by: Any = optimizer
+    if isinstance(optimizer, type):  # Keras's metaclass hides what a class takes; its __init__ does not
+        made_by = made_by.__init__
     names = inspect.signature(made_by).parameters if callable(made_by) else {}
     front_end = _front_end(names)
     if front_end is None:

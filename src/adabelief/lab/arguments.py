@@ -10,7 +10,6 @@ from typing import Any
 
 import typer
 
-from adabelief.lab.catalogue import CATALOGUE
 from adabelief.names import one_of
 
 
@@ -18,12 +17,6 @@ def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
     """What a shell completes to one of these names."""
     known = list(names)
     return lambda incomplete: [name for name in known if name.startswith(incomplete)]
-
-
-def complete_model(context: typer.Context, incomplete: str) -> list[str]:
-    """What a shell completes `--model` to, behind a task."""
-    entry = CATALOGUE.get(context.params.get("task") or "")
-    return completing(entry.models)(incomplete) if entry else []
 
 
 def meant(option: str, name: str, names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import typer
 
 import adabelief
 from adabelief.lab import listings
-from adabelief.lab.arguments import complete_model, completing, meant, parse_change, parse_epochs, parse_seeds, prepare
+from adabelief.lab.arguments import completing, meant, parse_change, parse_epochs, parse_seeds, prepare
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.console import plain_console
 from adabelief.settings import SETTINGS
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 INTERRUPTED, FAILED = 130, 1
 SCALES, PRECISIONS = ("smoke", "small", "paper"), ("no", "bf16", "fp16")
+MODELS = {model for entry in CATALOGUE.values() for model in entry.models}
 
 Seeds = Annotated[
     str, typer.Option(metavar="INTEGERS", help="Seeds, with commas between; each is a run of every optimizer.")
@@ -112,7 +113,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="One of the task's models; by default its first.", autocompletion=complete_model
+            metavar="NAME", help="One of the task's models; by default its first.", autocompletion=completing(MODELS)
         ),
     ] = None,
     optimizer: Annotated[

@@ -109,7 +109,8 @@ def plan(
     """
     model = one_of("--model", model or (task.models or ("",))[0], task.models or ("",))
     scales, settings = task.scales(model), task.settings(model)
-    chosen = scales[one_of("--scale", scale, tuple(scales))]
+    scale = one_of("--scale", scale, scales)
+    chosen = scales[scale]
     usual = chosen.precision
     if usual == "auto":
         usual = "bf16" if not torch.cuda.is_available() and multiplies_bf16() else "no"
