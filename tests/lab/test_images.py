@@ -113,5 +113,5 @@ def test_settings_are_arguments_of_the_optimizers(name):
 
 
 def test_there_is_no_such_task():
-    with pytest.raises(ValueError, match="TASK: there is no 'mnist'; there are toy, digits, cifar10"):
+    with pytest.raises(ValueError, match="TASK: there is no 'mnist' here; there are toy, digits, cifar10"):
         task("mnist")
