@@ -18,7 +18,7 @@ from torch import nn
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.torch import fused
-from tests.oracle import Oracle
+from tests.oracle import Oracle, set_gradients
 
 OURS = [AdaBelief, AdaBeliefW, RangerAdaBelief]
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
