@@ -26,7 +26,7 @@ class Metric:
     """What a task is judged by: evaluations have it as `validation_<name>` and `test_<name>`.
 
     Attributes:
-        name: Of the metric.
+        name: The metric's name.
         unit: What stands behind its values.
         higher_is_better: Or else lower.
         unit_of: The unit, from the options of a run, where it depends on them.
@@ -61,7 +61,7 @@ class Scale:
     Attributes:
         epochs: Passes over the training data.
         batch_size: Examples of a step, over all processes and accumulated parts.
-        options: What else the task can be told: whatever its `make` reads.
+        options: Further choices: whatever its `make` reads.
         precision: "no", "bf16" or "fp16" for autocast; "auto" is bf16 on a CPU that multiplies it natively, else no.
         note: What differs from the published experiment, for the report; empty where nothing does.
     """

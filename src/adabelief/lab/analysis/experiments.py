@@ -17,11 +17,11 @@ from adabelief.lab.optimizers import METHODS
 from adabelief.lab.task import Metric, Scale, Task
 
 CONDITIONS = ("task", "model", "scale", "epochs", "batch_size", "precision", "accumulate", "options")
-"""Of a configuration: what runs have in common that can be compared."""
+"""Fields of a configuration that runs have in common which can be compared."""
 
 
 PLACE = ("processor", "cores", "threads", "device", "processes", "system")
-"""Of an environment: what its times depend on."""
+"""Fields of an environment that its times depend on."""
 
 
 @dataclass(frozen=True)

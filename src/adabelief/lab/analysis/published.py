@@ -22,7 +22,7 @@ BLEU = "test BLEU as reported"
 PERPLEXITY_FINAL = "test perplexity after the last epoch"
 
 RETURN_FINAL = "test return after the last epoch"
-"""Of reinforcement learning: the mean over episodes of their sum of rewards."""
+"""In reinforcement learning, the mean over episodes of their sum of rewards."""
 
 LAST_EPOCH = (FINAL, FID_FINAL, PERPLEXITY_FINAL, RETURN_FINAL)
 """Those that stand against ours after the last epoch; the others, against ours at the epoch that validation picked."""

@@ -36,7 +36,7 @@ class Cifar:
         hub: The repository on the Hugging Face hub.
         classes: How many there are.
         labels: Names that the column of labels may have.
-        mean: Of each channel, for pixels between 0 and 1.
+        mean: Mean of each channel, for pixels between 0 and 1.
         std: Likewise.
     """
 
@@ -77,7 +77,7 @@ def cifar(
         validation: How many of the 50,000 training images are for validation.
         limit: Keep only so many of the other training images, and the same share of the validation images.
         test_limit: Keep only so many test images.
-        seed: Of the choice of images. It is not the seed of a run: runs that are to be compared share it.
+        seed: Seed of the choice of images. It is not the seed of a run: runs that are to be compared share it.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no parquet files in it, or the hub is out of reach.
@@ -124,7 +124,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Args:
         images: (n, c, h, w) in uint8.
-        mean: Of each channel, for pixels between 0 and 1.
+        mean: Mean of each channel, for pixels between 0 and 1.
         std: Likewise.
 
     Raises:
@@ -146,7 +146,7 @@ def stratified(labels: Tensor, seed: int) -> Tensor:
 
     Args:
         labels: (n,), from 0 upwards.
-        seed: Of the order within each class.
+        seed: Seed of the order within each class.
 
     Returns:
         (n,) indices.
@@ -214,7 +214,7 @@ def image_folder(
         validation: The fraction of the training images that is for validation. The folder's own val/ is the test set.
         limit: Keep only so many of the other training images, and the same share of the validation images.
         test_limit: Keep only so many test images.
-        seed: Of the choice of images. It is not the seed of a run: runs that are to be compared share it.
+        seed: Seed of the choice of images. It is not the seed of a run: runs that are to be compared share it.
 
     Raises:
         FileNotFoundError: If there is no such folder, or nothing of the kind in it.

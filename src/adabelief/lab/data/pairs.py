@@ -134,7 +134,7 @@ def by_tokens(pairs: Encoded, limit: int, generator: torch.Generator | None = No
 
     Args:
         pairs: What is to be put into batches.
-        limit: Of the tokens of a batch, padding included.
+        limit: Tokens of a batch at most, padding included.
         generator: Which of the pairs of the same lengths go together, and the order of the batches; None for the pairs
             as they come, the shortest first.
 

@@ -72,7 +72,7 @@ def plan(
         model: One of the task's models; None for its first.
         scale: One of the task's scales.
         names: Optimizers, or `all` of which the task has settings.
-        seeds: Of weights, order and augmentation.
+        seeds: Seeds of weights, order and augmentation.
         changes: Values for `batch_size`, for options of the scale, or else for the optimizers' arguments.
         epochs: Instead of the scale's.
         precision: Instead of the scale's.

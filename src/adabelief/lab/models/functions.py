@@ -27,7 +27,7 @@ class Function:
         optimum: Where f is least; f is 0 there.
         x_range: What the figures show.
         y_range: What the figures show.
-        betas: Of Adam and AdaBelief; betas[0] is SGD's momentum too.
+        betas: Betas of Adam and AdaBelief; betas[0] is SGD's momentum too.
         sgd_lr: SGD's learning rate.
     """
 

@@ -57,7 +57,7 @@ def write(
         walks: Over the toy functions, finished ones.
         walk_limit: Steps after which a walk ends.
         command: What makes the report once more.
-        title: Of the report.
+        title: The report's title.
         intro: Markdown, under the title.
 
     Raises:

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     Attributes:
         images: Real ones, (n, channels, size, size) in [−1, 1].
         labels: Their classes, (n,).
-        latents: Of the generated ones, (n, z), normal.
+        latents: What images are generated from, (n, z), normal.
         classes: What these are to be, (n,).
         mix: How much of a real one there is in the image whose gradient is penalized, (n, 1, 1, 1), from 0 to 1.
     """
@@ -57,8 +57,8 @@ class Game:
     Attributes:
         networks: Generator and critic, from classes, channels, size and width.
         latent: Numbers in a latent.
-        critic_loss: Of the scores of real and of generated images.
-        generator_loss: Of the scores of generated images.
+        critic_loss: What the critic descends on, from the scores of real and of generated images.
+        generator_loss: What the generator descends on, from the scores of generated images.
     """
 
     networks: Callable[[int, int, int, float], tuple[nn.Module, nn.Module]]

@@ -36,7 +36,7 @@ IMAGENET_MODELS = (
     *("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1", "mnasnet1_0"),
     *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t"),
 )
-"""Of torchvision's, beside the paper's."""
+"""Networks of torchvision, beside the paper's."""
 
 
 def cifar_settings() -> Settings:

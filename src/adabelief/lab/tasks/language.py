@@ -25,13 +25,13 @@ ACTIVATION, SLOWNESS = 2.0, 1.0
 """Factors of the penalties on the last layer's output and on its changes."""
 
 MAX_NORM = 0.25
-"""Of the LSTMs' gradient."""
+"""The norm at which the LSTMs' gradient is clipped."""
 
 EVALUATION_STREAMS = 10
-"""In which a text of words is evaluated."""
+"""Streams in which a text of words is evaluated."""
 
 EVALUATION_WINDOWS = 64
-"""Of characters, evaluated at a time."""
+"""Windows of characters that are evaluated at a time."""
 
 WARM_UP_STEPS = 50
 """Steps in which the learning rate of the GPT rises."""

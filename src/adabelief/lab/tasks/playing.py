@@ -22,10 +22,10 @@ from adabelief.lab.task import Request, Workload, refuse_parts
 from adabelief.lab.trainer import Trainer
 
 SEEDS = {"validation": 1_000_000, "test": 2_000_000}
-"""Of the episodes that are played in evaluations."""
+"""Seeds of the episodes that are played in evaluations."""
 
 FRAMES = 4
-"""Of an Atari game that the agent sees at a time."""
+"""Frames of an Atari game that the agent sees at a time."""
 
 
 class Playing(Workload):

@@ -19,7 +19,7 @@ from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload
 from adabelief.settings import recommended
 
 TEMPERATURE_LR = 3e-4
-"""Of SAC's temperature, whose optimizer is always Adam."""
+"""Learning rate of SAC's temperature, whose optimizer is always Adam."""
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {"classic": (), "mujoco": ("mujoco",), "atari": ("ale_py", "cv2")}
 """What the environments of a platform need, beside stable-baselines3 and gymnasium."""

@@ -22,7 +22,7 @@ WARM_UP_STEPS, PUBLISHED_EPOCHS = 8000, 55
 """Steps of warm-up in the published experiment, and its epochs."""
 
 EVALUATION_TOKENS = 4096
-"""Of a batch at evaluation, unless training has larger ones."""
+"""Tokens of a batch at evaluation, unless training has larger ones."""
 
 SIGNATURE = "nrefs:1|case:lc|eff:no|tok:13a|smooth:exp"
 """How sacreBLEU counts here, but for its version."""
