@@ -268,7 +268,7 @@ run(Path({out!r}) / "norm", changes={{"norm": True}})
 
 def test_two_processes_are_as_good_as_one(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parents[2]), out=str(tmp_path / "two")))
+    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parents[3]), out=str(tmp_path / "two")))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],

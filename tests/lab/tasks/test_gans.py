@@ -401,7 +401,7 @@ for name in ("wgan-gp", "sngan"):
 def test_two_processes_train_together(tmp_path):
     """Batch normalization sees its own part, so the numbers are near those of one process, not equal to them."""
     script = tmp_path / "script.py"
-    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parents[2]), out=str(tmp_path / "two")))
+    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parents[3]), out=str(tmp_path / "two")))
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
         capture_output=True,

@@ -161,7 +161,7 @@ print(keras.backend.backend(), result["epochs"], result["parameters"])
 
 
 def test_another_backend(tmp_path):
-    script = ELSEWHERE.format(tests=str(Path(__file__).parents[2]), out=str(tmp_path))
+    script = ELSEWHERE.format(tests=str(Path(__file__).parents[3]), out=str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

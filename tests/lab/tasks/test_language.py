@@ -225,7 +225,7 @@ session.run(PTB, [plan(changes=SURE, epochs=1)], Path({out!r}), cpu=True)
 
 
 def test_two_processes_are_as_good_as_one(tmp_path):
-    (tmp_path / "script.py").write_text(SHARED.format(tests=str(Path(__file__).parents[2]), out=str(tmp_path / "two")))
+    (tmp_path / "script.py").write_text(SHARED.format(tests=str(Path(__file__).parents[3]), out=str(tmp_path / "two")))
     done = subprocess.run(
         [
             sys.executable,

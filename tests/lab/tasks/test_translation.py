@@ -17,7 +17,7 @@ from sacrebleu import BLEU
 from torch import nn
 
 from adabelief.lab.data import pairs
-from adabelief.lab.data.pairs import Corpus, Encoded, Pairs, by_tokens, corpus, train_bpe
+from adabelief.lab.data.pairs import Encoded, Pairs, ParallelCorpus, by_tokens, corpus, train_bpe
 from adabelief.lab.engine.config import plan
 from adabelief.lab.engine.run import trainer_for
 from adabelief.lab.models.transformer import BOS, EOS, PAD, Attention, Transformer, beam_search
@@ -32,8 +32,8 @@ TASK = task("translation")
 TINY = {"layers": 1, "width": 16, "inner": 32, "heads": 2, "vocabulary": 300, "dropout": 0.0, "inner_dropout": 0.0}
 
 
-def few(n=40) -> Corpus:
-    return Corpus(*(Pairs(part.source[:n], part.target[:n]) for part in corpus("embedded")))
+def few(n=40) -> ParallelCorpus:
+    return ParallelCorpus(*(Pairs(part.source[:n], part.target[:n]) for part in corpus("embedded")))
 
 
 def workload(**options) -> Translation:
