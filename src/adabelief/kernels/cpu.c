@@ -81,9 +81,12 @@ INLINE bfloat16_t store_bfloat16_t(float x) {
 /* IEEE half precision by integer arithmetic, without branches: every element type of every machine vectorises. */
 INLINE float load_float16_t(float16_t x) {
     uint32_t h = x.bits, sign = (h & 0x8000u) << 16, rest = (h & 0x7fffu) << 13;
-    float normal = from_bits(rest) * 0x1p112f; /* rebias the exponent; subnormal halves come out exact as well */
-    uint32_t special = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u | rest : to_bits(normal);
-    return from_bits(special | sign);
+    /* Of a subnormal half, the float with exponent -14 that has its bits, less 2^-14: no float on the way is subnormal,
+     * which a thread that flushes those to zero would read as 0. */
+    uint32_t subnormal = to_bits(from_bits(rest + (113u << 23)) - from_bits(113u << 23));
+    uint32_t normal = rest + (112u << 23), special = rest | 0x7f800000u; /* infinity, nan */
+    uint32_t exponent = h & 0x7c00u;
+    return from_bits((exponent == 0 ? subnormal : exponent == 0x7c00u ? special : normal) | sign);
 }
 
 INLINE float16_t store_float16_t(float x) {

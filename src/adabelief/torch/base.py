@@ -23,11 +23,13 @@ from adabelief.torch.update import Options, Tensors, update
 class Base(Optimizer):
     """An AdaBelief: options live in the groups, scalars in `rule`, the update in `update` and `fused`."""
 
-    grad_scale: Tensor | float | None = None
-    """Set before a step: gradients are divided by it (the GradScaler's contract)."""
+    # The GradScaler's contract, as for torch's own: it sets them before a step and deletes them after it, and takes what
+    # is there already into its product, so that a class attribute would be in its way.
+    grad_scale: Tensor | float
+    """Gradients are divided by it, where it is set."""
 
-    found_inf: Tensor | float | None = None
-    """Set before a step: the step is skipped where it is not 0 (the GradScaler's contract)."""
+    found_inf: Tensor | float
+    """The step is skipped where it is set and not 0."""
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +98,8 @@ class Base(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self.found_inf is not None and not self._skips_on_device() and float(self.found_inf):
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and not self._skips_on_device() and float(found_inf):
             return loss
         if any(group["params"] and group["params"][0].is_cuda for group in self.param_groups):
             self._cuda_graph_capture_health_check()
@@ -126,7 +129,7 @@ class Base(Optimizer):
 
     def _step_group(self, group: Group, part: fused.Part | None) -> None:
         traced = group["capturable"] or torch.compiler.is_compiling()
-        grad_scale, lr = self.grad_scale, group["lr"]
+        grad_scale, lr = getattr(self, "grad_scale", None), group["lr"]
         if not traced and not group["differentiable"]:
             grad_scale = None if grad_scale is None else float(grad_scale)
             lr = float(lr)
@@ -187,7 +190,8 @@ class Base(Optimizer):
         return rule.coefficients(t, lr=lr, **{name: group[name] for name in names}, **more)
 
     def _options(self, group: Group, **more: Any) -> Options:
-        found_inf = self.found_inf if group["capturable"] and isinstance(self.found_inf, Tensor) else None
+        found_inf = getattr(self, "found_inf", None) if group["capturable"] else None
+        found_inf = found_inf if isinstance(found_inf, Tensor) else None
         return Options(maximize=group["maximize"], found_inf=found_inf, capturable=group["capturable"], **more)
 
     def _adaptive_from(self, group: Group) -> float:
