@@ -305,7 +305,7 @@ print(faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_the_command_keeps_memory_for_the_next_step(tmp_path):
-    """64 MiB, which glibc would have given back, do not cost a fault for each of their 16,384 pages every time again."""
+    """64 MiB, which glibc would have given back, do not cost a fault for each of their 16,384 pages every time."""
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
     )
