@@ -125,10 +125,11 @@ def test_messages_of_others_are_printed_as_they_are(kind, text, monkeypatch):
 
 @pytest.mark.parametrize("text", [text.strip("/") for text in FOREIGN])
 def test_folders_are_printed_as_they_are(text, tmp_path, monkeypatch):
-    from adabelief.lab import report, results
+    from adabelief.lab.analysis import runs
+    from adabelief.lab.report import report
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(results, "load", lambda runs: [])
+    monkeypatch.setattr(runs, "load", lambda folders: [])
     monkeypatch.setattr(report, "write", lambda *arguments, **more: None)
     assert run("report", text, "--out", text).stdout == f"The report: {Path(text, 'report.html')}\n"
 

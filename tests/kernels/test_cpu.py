@@ -108,11 +108,11 @@ def test_threads_split_lists_anywhere(threads):
 def test_steps_are_counted_together():
     numbers = [torch.tensor(3.0) for _ in range(4)]
     steps = cpu.Steps([x.data_ptr() for x in numbers])
-    assert steps.alike()
+    assert steps.in_step()
     assert steps.count() == 4
     assert [float(x) for x in numbers] == [4.0] * 4
     numbers[2].fill_(9)
-    assert not steps.alike()
+    assert not steps.in_step()
 
 
 def test_instruction_set_is_named():

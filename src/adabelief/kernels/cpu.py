@@ -76,7 +76,7 @@ class Steps:
         """Counts one more step everywhere and returns its number."""
         return float(_kernel().adabelief_count(*self._arguments))
 
-    def alike(self) -> bool:
+    def in_step(self) -> bool:
         """Whether all numbers are the same."""
         return bool(_kernel().adabelief_steps(*self._arguments) >= 0)
 

@@ -183,14 +183,16 @@ def train(
         grid.setdefault(name, []).append(value)
     console = plain_console()
     with reported():
-        from adabelief.lab import runs, session
+        from adabelief.lab.engine import session
+        from adabelief.lab.engine.config import plan
+        from adabelief.lab.engine.machine import keep_memory
         from adabelief.lab.tasks import task as find
 
         wanted = find(task)
         points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-        configs = [config for changes in points for config in runs.plan(wanted, changes=changes, **choices)]
+        configs = [config for changes in points for config in plan(wanted, changes=changes, **choices)]
         prepare(out)
-        session.keep_memory()
+        keep_memory()
         done = session.run(
             *(wanted, configs, out),
             data=data,
@@ -214,10 +216,10 @@ def report(
     console = plain_console()
     command = shlex.join(["adabelief", "report", *map(str, runs), "--out", str(out)])
     with reported():
-        from adabelief.lab import report as reports
-        from adabelief.lab import results
+        from adabelief.lab.analysis.runs import load
+        from adabelief.lab.report.report import write
 
-        reports.write(out, results.load(runs), command=command)
+        write(out, load(runs), command=command)
         console.print(f"The report: {out / 'report.html'}", soft_wrap=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.table import Table
 
 from adabelief.lab.listings import pairs, table
-from adabelief.lab.tasks import Scale, Task
+from adabelief.lab.task import Scale, Task
 
 
 def scales(task: Task) -> Iterator[Table]:

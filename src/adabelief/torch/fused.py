@@ -47,9 +47,9 @@ class OnCpu:
         self._table = cpu.Table([_row(tensors, i, options) for i in indices], _type_name(tensors.params[indices[0]]))
         self._steps = cpu.Steps([tensors.steps[i].data_ptr() for i in indices if tensors.steps])
 
-    def alike(self) -> bool:
+    def in_step(self) -> bool:
         """Whether all arrays still have made the same number of steps."""
-        return self._steps.alike()
+        return self._steps.in_step()
 
     def follow(self, addresses: list[int]) -> None:
         """Takes new addresses of the gradients."""
@@ -85,9 +85,9 @@ class OnGpu:
         steps = [tensors.steps[i] for i in indices if tensors.steps]
         self._steps = steps if options.capturable else cpu.Steps([x.data_ptr() for x in steps])
 
-    def alike(self) -> bool:
+    def in_step(self) -> bool:
         """Whether all arrays still have made the same number of steps, where that matters."""
-        return isinstance(self._steps, list) or self._steps.alike()
+        return isinstance(self._steps, list) or self._steps.in_step()
 
     def follow(self, addresses: list[int]) -> None:
         """Takes new addresses of the gradients."""
@@ -220,7 +220,7 @@ class Plan:
             for part in self.parts:
                 if part:
                     part.follow(addresses)
-        return all(launch.alike() for part in self.parts if part for launch in part.launches)
+        return all(launch.in_step() for part in self.parts if part for launch in part.launches)
 
 
 def _lists(groups: list[Group]) -> list[list[Tensor]]:

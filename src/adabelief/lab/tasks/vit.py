@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from adabelief.lab.catalogue import about
-from adabelief.lab.tasks import Metric, Moment, Request, Scale, Task, alike, digits
+from adabelief.lab.schedules import warm_up_then_cosine
+from adabelief.lab.task import Metric, Request, Scale, Task, untuned_settings
+from adabelief.lab.tasks import digits
 from adabelief.lab.tasks.images import Classification, make_cifar
 
-WARM_UP = 0.1
+WARM_UP_SHARE = 0.1
 """The share of the epochs in which the learning rate rises."""
 
 
@@ -41,14 +41,6 @@ def make(request: Request) -> Classification:
 
     model = network(request, classes=10, size=8)
     return Classification(request, digits.images(), model, lambda images, generator: in_color(images), in_color)
-
-
-def schedule(moment: Moment) -> float:
-    """Up to 1 in a straight line, then down to 0 along half a cosine, from epoch to epoch."""
-    rise = max(1, round(WARM_UP * moment.epochs))
-    if moment.epoch < rise:
-        return (moment.epoch + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (moment.epoch - rise + 1) / (moment.epochs - rise + 1)))
 
 
 TASKS = {
@@ -81,8 +73,8 @@ TASKS = {
                 note="not of the paper: 6 layers of 256, 200 epochs",
             ),
         },
-        settings=lambda model: alike(weight_decay=5e-2),
+        settings=lambda model: untuned_settings(weight_decay=5e-2),
         make=make,
-        schedule=schedule,
+        schedule=warm_up_then_cosine(WARM_UP_SHARE),
     ),
 }
