@@ -1,40 +1,55 @@
-"""The CPU kernel, where there is a compiler; everything else is in pyproject.toml."""
+"""The compiled libraries, where there is a compiler; everything else is in pyproject.toml."""
 
+import os
 import sys
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
+SUFFIX = ".dll" if sys.platform == "win32" else ".so"  # as adabelief.kernels.library has it
 
-class BuildKernel(build_ext):
-    """Builds a plain shared library, which is loaded by ctypes: one for every version of Python and of torch."""
+
+class BuildLibraries(build_ext):
+    """Builds plain shared libraries, which are loaded by ctypes: for every version of Python and of torch."""
 
     def get_export_symbols(self, ext):
-        """No PyInit function: the C file names what it exports."""
+        """No PyInit function: the C files name what they export."""
         return []
+
+    def get_ext_filename(self, fullname):
+        """No version of Python in the name."""
+        return os.path.join(*fullname.split(".")) + SUFFIX
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel for a platform and every Python."""
+
+    def get_tag(self):
+        """The tag, of which only the platform depends on where it is built."""
+        return "py3", "none", super().get_tag()[2]
 
 
 # Loops with a root vectorise without errno and traps; inf and nan stay as they are. Without contraction a row's mean is
 # computed exactly as its elements are.
-flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
+flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 if sys.platform == "win32":
-    compile_args, link_args = ["/O2", "/openmp", "/std:c11"], []
+    compile_args, strip, openmp = ["/O2", "/openmp", "/std:c11"], [], []
 elif sys.platform == "darwin":
-    compile_args, link_args = [*flags], []  # its compiler has no OpenMP
+    compile_args, strip, openmp = flags, ["-Wl,-x"], []  # its compiler has no OpenMP
 else:
-    compile_args = [*flags, "-fopenmp"]
-    link_args = ["-fopenmp", "-lm"]
+    compile_args, strip, openmp = [*flags, "-fopenmp"], ["-Wl,-s"], ["-fopenmp", "-lm"]
 
 
-def library(name, source, **link):
+def library(name, source, link=()):
     """A shared library; without a compiler the package installs all the same and uses foreach."""
-    return Extension(name, [source], extra_compile_args=compile_args, py_limited_api=True, optional=True, **link)
+    return Extension(name, [source], extra_compile_args=compile_args, extra_link_args=[*strip, *link], optional=True)
 
 
 setup(
-    cmdclass={"build_ext": BuildKernel},
+    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
     ext_modules=[
-        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", extra_link_args=link_args),
+        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", openmp),
         library("adabelief.torch._proof", "src/adabelief/torch/proof.c"),
     ],
 )

@@ -21,12 +21,14 @@ __all__ = ["AdaBelief", "AdaBeliefW", "RangerAdaBelief", "eps_from_adam", "recom
 _TORCH = {"AdaBelief", "AdaBeliefW", "RangerAdaBelief"}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _TORCH:
-        from adabelief import torch
+if not TYPE_CHECKING:  # to a type checker it would say that there is every name, misspelt ones too
 
-        return getattr(torch, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _TORCH:
+            from adabelief import torch
+
+            return getattr(torch, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import sys
 
+EXTRAS = {
+    **dict.fromkeys(("typer", "rich"), "cli"),
+    **dict.fromkeys(("keras", "tensorflow"), "lab,keras"),
+    **dict.fromkeys(("jax", "optax"), "lab,jax"),
+    **dict.fromkeys(("stable_baselines3", "gymnasium", "ale_py", "cv2", "mujoco"), "rl"),
+}
+"""What of the package brings a package that the command may lack; the others come with its lab."""
+
 
 def main() -> None:
     """Runs the command; where a package that it needs is missing, says how to get it."""
@@ -15,4 +23,5 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package == "adabelief":
             raise
-        sys.exit(f"adabelief: the command needs {package}, which is not installed: pip install 'adabelief[lab]'")
+        extra = EXTRAS.get(package, "lab")
+        sys.exit(f"adabelief: the command needs {package}, which is not installed: pip install 'adabelief[{extra}]'")

@@ -5,9 +5,38 @@ Rows are those that the authors published, faults included; where two of their s
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from adabelief.names import there_are
+
+TaskName = Literal[
+    "cifar",
+    "imagenet",
+    "gan-small",
+    "sn-gan",
+    "transformer",
+    "lstm-1",
+    "lstm-2",
+    "lstm-3",
+    "detection",
+    "transformer-fairseq",
+    "rl-rainbow",
+    "rl-halfcheetah",
+]
+"""The tasks of the table."""
+
+FrontEnd = Literal["torch", "keras", "optax"]
+
+_OTHER_NAMES: dict[FrontEnd, dict[str, str | tuple[str, ...]]] = {
+    "torch": {},
+    "keras": {"lr": "learning_rate", "betas": ("beta_1", "beta_2"), "eps": "epsilon"},
+    "optax": {"lr": "learning_rate", "betas": ("b1", "b2")},
+}
+"""How each front-end calls an argument, where PyTorch calls it otherwise."""
 
 FIRST_README = "the authors' README at publication (2020, adabelief-pytorch 0.0.5), table of settings"
 LATER_README = "the authors' README as last published (adabelief-pytorch 0.2.1), table of settings"
@@ -17,7 +46,7 @@ LATER_README = "the authors' README as last published (adabelief-pytorch 0.2.1),
 class Setting:
     """One row: arguments for `AdaBelief`, and where they come from."""
 
-    task: str
+    task: TaskName
     lr: float
     betas: tuple[float, float]
     eps: float
@@ -27,10 +56,13 @@ class Setting:
     source: str
     note: str = ""
 
-    def as_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for `AdaBelief`."""
-        names = ("lr", "betas", "eps", "weight_decay", "weight_decouple", "rectify")
-        return {name: getattr(self, name) for name in names}
+    def as_arguments(self, front_end: FrontEnd = "torch") -> dict[str, Any]:
+        """Keyword arguments for `AdaBelief`, as a front-end calls them."""
+        arguments: dict[str, Any] = {}
+        for name in ("lr", "betas", "eps", "weight_decay", "weight_decouple", "rectify"):
+            value, its = getattr(self, name), _OTHER_NAMES[front_end].get(name, name)
+            arguments.update({its: value} if isinstance(its, str) else zip(its, value, strict=True))
+        return arguments
 
 
 _DEFAULT = (0.9, 0.999)
@@ -71,24 +103,65 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
-def recommended(task: str) -> dict[str, Any]:
-    """The published settings for a task, as keyword arguments for `AdaBelief`.
+def recommended(task: TaskName, optimizer: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """The published settings for a task, as keyword arguments for an optimizer of this package.
 
     They are starting points: the authors chose them for their model, data and schedule (see `SETTINGS[task].note`).
 
     Args:
         task: A name in `SETTINGS`.
+        optimizer: What takes the arguments, whose names differ: a class for PyTorch (`AdaBelief`, `AdaBeliefW`,
+            `RangerAdaBelief`) or Keras, or a function of `adabelief.optax`; None is PyTorch's `AdaBelief`. What an
+            optimizer has no argument for is left out: Ranger rectifies, whatever the row says.
 
     Raises:
-        ValueError: If there is no such task; the message lists those that there are.
+        ValueError: If there is no such task (the message lists those that there are), if the decay of the row is
+            coupled and that of the optimizer is not or the other way round, so that the number would mean something
+            else, or if the optimizer takes other arguments altogether.
 
     Example:
         >>> recommended("cifar")["eps"]
         1e-08
+        >>> from adabelief import AdaBeliefW
+        >>> sorted(recommended("imagenet", AdaBeliefW))
+        ['betas', 'eps', 'lr', 'rectify', 'weight_decay']
     """
     if task not in SETTINGS:
-        raise ValueError(f"task: there are no published settings for {task!r}; there are for {', '.join(SETTINGS)}")
-    return SETTINGS[task].as_arguments()
+        raise ValueError(f"task: there are no published settings for {task!r}; {there_are(task, SETTINGS)}")
+    setting = SETTINGS[task]
+    return setting.as_arguments() if optimizer is None else _taken_by(optimizer, setting)
+
+
+def _taken_by(optimizer: Callable[..., Any], setting: Setting) -> dict[str, Any]:
+    called = getattr(optimizer, "__name__", repr(optimizer))
+    made_by: Any = optimizer
+    if isinstance(optimizer, type):  # Keras's metaclass hides what a class takes; its __init__ does not
+        made_by = made_by.__init__
+    names = inspect.signature(made_by).parameters if callable(made_by) else {}
+    front_end = _front_end(names)
+    if front_end is None:
+        raise ValueError(
+            f"optimizer: {called} takes other arguments; give AdaBelief, AdaBeliefW or RangerAdaBelief of adabelief or "
+            "adabelief.keras, or adabelief, adabeliefw or ranger_adabelief of adabelief.optax"
+        )
+    decouples = "fixed_decay" in names  # an option of decoupled decay alone
+    if setting.weight_decay and "weight_decouple" not in names and decouples != setting.weight_decouple:
+        decay, other = ("decoupled", "AdaBeliefW") if setting.weight_decouple else ("coupled", "AdaBelief")
+        other = other.lower() if front_end == "optax" else other
+        raise ValueError(
+            f"optimizer: the weight decay of {setting.task!r} is {decay} and that of {called} is not, so "
+            f"{setting.weight_decay:g} would mean something else; use {other}"
+        )
+    return {name: value for name, value in setting.as_arguments(front_end).items() if name in names}
+
+
+def _front_end(names: Collection[str]) -> FrontEnd | None:
+    """Whose optimizer takes arguments of these names: all of AdaBelief's, but for what it is by definition."""
+    for front_end in _OTHER_NAMES:
+        needed = {"degenerated_to_sgd", *SETTINGS["cifar"].as_arguments(front_end)} - {"weight_decouple", "rectify"}
+        if needed <= set(names):
+            return front_end
+    return None
 
 
 def eps_from_adam(eps: float) -> float:

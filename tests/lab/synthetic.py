@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 from adabelief.lab import tasks
-from adabelief.lab.runs import Config, plan
+from adabelief.lab.analysis.experiments import experiments
+from adabelief.lab.analysis.runs import load
+from adabelief.lab.engine.config import Config, plan
 
 ENVIRONMENT = {
     "python": "3.12.1",
@@ -96,3 +98,12 @@ def write(
         }
         (folder / "result.json").write_text(json.dumps(result))
     return folder
+
+
+def experiment(tmp_path, tests, **more):
+    """An experiment with these test metrics of each optimizer, seed by seed."""
+    for name, values in tests.items():
+        for seed, value in enumerate(values):
+            write(tmp_path, config(name, seed), (value, value), (value, value), **more)
+    (found,) = experiments(load([tmp_path]))
+    return found

@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from adabelief.lab import demo as module
-from adabelief.lab import tasks, toy_figures
+from adabelief.lab import tasks
 from adabelief.lab.demo import demo
-from adabelief.lab.tasks.toy import FUNCTIONS
+from adabelief.lab.models.functions import FUNCTIONS
+from adabelief.lab.report import walk_figures
 
 pytestmark = pytest.mark.xdist_group("demo")  # so that one process makes the demonstration, for all of them
 WALKS = [(name, label) for name, function in FUNCTIONS.items() for label in function.settings()]
@@ -33,7 +34,7 @@ def quiet():
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toy_figures, "race", lambda walks: {"gif": b""})  # test_report.py has a real one
+        patch.setattr(walk_figures, "race", lambda walks: {"gif": b""})  # test_report.py has a real one
         assert demo(folder, (0,), epochs=1, steps=300, command="adabelief demo --epochs 1", console=quiet())
     return folder
 

@@ -9,12 +9,11 @@ import ctypes
 import functools
 import struct
 from collections.abc import Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import numpy as np
 
 from adabelief.kernels.layout import COLUMNS, SCALARS, TYPES
+from adabelief.kernels.library import NOT_COMPILED, library
 
 TRAFFIC = "traffic"
 """In place of a type: moves the bytes of a float32 step and does no more, which is the limit of its speed."""
@@ -94,10 +93,9 @@ def _kernel() -> ctypes.CDLL:
 @functools.cache
 def _library() -> ctypes.CDLL | str:
     """The loaded library, or why there is none."""
-    candidates = [Path(__file__).with_name(f"_cpu{suffix}") for suffix in EXTENSION_SUFFIXES]
-    built = next((path for path in candidates if path.exists()), None)
+    built = library(__file__, "_cpu")
     if built is None:
-        return "it was not compiled when the package was installed (no C compiler, or it failed)"
+        return NOT_COMPILED
     pointer, int64 = ctypes.c_void_p, ctypes.c_int64
     try:
         kernel = ctypes.CDLL(str(built))

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from adabelief.lab import report, results, runs, session, tasks
+from adabelief.lab import tasks
+from adabelief.lab.analysis.runs import load
+from adabelief.lab.console import plain_console
+from adabelief.lab.engine import session
+from adabelief.lab.engine.config import plan
+from adabelief.lab.models.functions import FUNCTIONS
+from adabelief.lab.report import report
 from adabelief.lab.tasks import toy
 from adabelief.lab.tasks.toy import Walk
 
@@ -44,18 +50,18 @@ def demo(
     Args:
         out: A folder; it is made where there is none.
         seeds: One training run of each optimizer for each.
-        epochs: Of each training run, instead of the task's own number.
-        steps: Of each walk, at most.
+        epochs: Epochs of each training run, instead of the task's own number.
+        steps: Steps of each walk, at most.
         command: What the report says it was made with.
         console: Where the progress goes; no bar where this is not a terminal.
 
     Returns:
         Whether all that was planned has finished.
     """
-    console = console or Console()
+    console = console or plain_console()
     task = tasks.task(TASK)
-    planned = runs.plan(task, scale=SCALE, names=["all"], seeds=seeds, epochs=epochs)
-    planned_walks = [(function, optimizer) for function in toy.FUNCTIONS.values() for optimizer in function.settings()]
+    planned = plan(task, scale=SCALE, names=["all"], seeds=seeds, epochs=epochs)
+    planned_walks = [(function, optimizer) for function in FUNCTIONS.values() for optimizer in function.settings()]
     walks: list[Walk] = []
     try:
         session.run(task, planned, out / "runs", cpu=True, console=console)
@@ -68,7 +74,7 @@ def demo(
     except KeyboardInterrupt:
         pass
     folders = [out / "runs" / config.folder for config in planned]
-    found = results.load(folder for folder in folders if (folder / "config.json").exists())
+    found = load(folder for folder in folders if (folder / "config.json").exists())
     finished = sum(run.finished for run in found)
     complete = (finished, len(walks)) == (len(planned), len(planned_walks))
     incomplete = (

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and downloads that say what to do where they fail."""
+"""Files that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,23 +25,3 @@ def write(path: Path, content: str | bytes) -> None:
     """Writes a file, whole or not at all."""
     with replacing(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def downloading(name: str, files: str) -> Iterator[None]:
-    """Around a call of the datasets library, which looks into its cache and then downloads.
-
-    Args:
-        name: Of what is asked for.
-        files: Which files of one's own do as well.
-
-    Raises:
-        FileNotFoundError: If the call fails.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise FileNotFoundError(
-            f"{name} is not in the cache of the datasets library, and could not be downloaded "
-            f"({' '.join(str(error).split())}); give a folder that has {files}, with --data FOLDER"
-        ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adabelief.kernels.library import NOT_COMPILED, library
 from adabelief.torch import internals
 from adabelief.torch.state import NAMES
 
@@ -108,14 +108,14 @@ class Proof:
             moving: The parameters whose addresses are used, with all of their state; their gradients may move.
             gradients: Of all parameters of the lists, in their order.
         """
-        library, self._api = _loaded()
+        compiled, self._api = _loaded()
         params = list(chain.from_iterable(lists))
         without = [p for p, g in zip(params, gradients, strict=True) if g is None]
         begins = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         positions = {id(p): i for i, p in enumerate(params)}
         at = np.array([positions[id(p)] for p in moving], dtype=np.int64)
         self._arrays = [*map(_ids, (params, state, list(state.values()), without)), begins, at]
-        row_bytes = library.adabelief_row_bytes()
+        row_bytes = compiled.adabelief_row_bytes()
         self._rows = np.zeros(max(1, len(moving)) * row_bytes, dtype=np.uint8)
         shapes = np.zeros(max(1, sum(2 * p.ndim for p in moving)), dtype=np.int64)
         self.gradients = np.zeros(len(moving), dtype=np.int64)
@@ -125,7 +125,7 @@ class Proof:
             if is_local:
                 self._api.dtensor_type = id(type(p))
             tensors = [p, *map(entry.get, NAMES)]
-            self._noted &= library.adabelief_note(
+            self._noted &= compiled.adabelief_note(
                 ctypes.byref(self._api),
                 self._rows.ctypes.data + i * row_bytes,
                 id(entry),
@@ -148,7 +148,7 @@ class Proof:
         self._moved = ctypes.c_int()
         self._arguments = ctypes.byref(self._api), ctypes.byref(self._plan)
         self._results = ctypes.c_void_p(self.gradients.ctypes.data), ctypes.byref(self._moved)
-        self._holds, self._release = library.adabelief_holds, library.adabelief_release
+        self._holds, self._release = compiled.adabelief_holds, compiled.adabelief_release
 
     def holds(
         self, lists: Sequence[list[Tensor]], state: dict[Any, Any], gradients: list[Tensor] | None = None
@@ -197,29 +197,28 @@ def _load() -> tuple[ctypes.PyDLL, _Api] | str:
     """The loaded library with what it needs of Python and torch, or why there is none."""
     if not internals.has_lock():
         return "this Python has no global lock, so that other threads may change what is being compared"
-    candidates = [Path(__file__).with_name(f"_proof{suffix}") for suffix in EXTENSION_SUFFIXES]
-    built = next((path for path in candidates if path.exists()), None)
+    built = library(__file__, "_proof")
     if built is None:
-        return "it was not compiled when the package was installed (no C compiler, or it failed)"
+        return NOT_COMPILED
     words = _words_before_tensor()
     if words is None:
         return f"torch {torch.__version__} keeps its tensors in an unknown way"
     try:
-        library = ctypes.PyDLL(str(built))
+        loaded = ctypes.PyDLL(str(built))
         functions = _functions()
     except (OSError, AttributeError) as error:
         return f"{built.name} does not go with torch {torch.__version__} ({error})"
     objects = {name: id(value) for name, value in _OBJECTS.items()}
     api = _Api(**functions, words=words, names=len(NAMES), **objects)
     pointer, int64, py_object = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
-    library.adabelief_holds.argtypes = [pointer, pointer, *[py_object] * 3, pointer, pointer, pointer]
-    library.adabelief_release.argtypes, library.adabelief_release.restype = [pointer, pointer, int64], None
-    library.adabelief_row_bytes.restype = library.adabelief_held.restype = int64
-    library.adabelief_note.restype = ctypes.c_bool
-    library.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, ctypes.c_int, pointer]
-    if library.adabelief_held() != 2 + MOST or len(NAMES) > MOST:
+    loaded.adabelief_holds.argtypes = [pointer, pointer, *[py_object] * 3, pointer, pointer, pointer]
+    loaded.adabelief_release.argtypes, loaded.adabelief_release.restype = [pointer, pointer, int64], None
+    loaded.adabelief_row_bytes.restype = loaded.adabelief_held.restype = int64
+    loaded.adabelief_note.restype = ctypes.c_bool
+    loaded.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, ctypes.c_int, pointer]
+    if loaded.adabelief_held() != 2 + MOST or len(NAMES) > MOST:
         return f"{built.name} was compiled from another version of this package: install it again"
-    return library, api
+    return loaded, api
 
 
 def _functions() -> dict[str, int | None]:

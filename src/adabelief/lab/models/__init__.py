@@ -1,1 +1,1 @@
-"""The networks of the tasks: one file a kind."""
+"""What the tasks train and measure with: networks, agents, functions, the Fréchet distance."""

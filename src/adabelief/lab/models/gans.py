@@ -64,7 +64,7 @@ def dcgan_critic(head: Head, channels: int = 3, size: int = 64, width: float = 1
     Args:
         head: What makes a score of the last feature map, 4×4: "convolution"; "sigmoid", a convolution and a sigmoid; or
             "linear".
-        channels: Of the images.
+        channels: Channels of the images.
         size: Their height and width.
         width: Factor on the channels of every layer.
 

@@ -19,7 +19,7 @@ class GPT(nn.Module):
         context: How many tokens it sees at most.
         width: Features of every token; the hidden layers have 4 times as many.
         layers: How many.
-        heads: Of each attention.
+        heads: Heads of each attention.
         dropout: Rate after the embedding and each part of a layer.
 
     Raises:

@@ -20,7 +20,7 @@ class Prediction(NamedTuple):
     """What the network says of a window of text.
 
     Attributes:
-        logits: Of the next word, (n, t, vocabulary).
+        logits: Scores of the next word, (n, t, vocabulary).
         state: After the window, (n, state_size).
         hidden: The last layer's output, (n, t, embedding).
         dropped: The same after dropout.

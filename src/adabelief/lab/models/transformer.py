@@ -86,7 +86,7 @@ class State(NamedTuple):
     past: tuple[KeysValues, ...] = ()
 
     def select(self, rows: Tensor) -> State:
-        """Of these sentences, in this order; one may be taken several times."""
+        """What it knows of these sentences, in this order; one may be taken several times."""
         memory, past = (tuple((k[rows], v[rows]) for k, v in layers) for layers in (self.memory, self.past))
         return State(self.mask[rows], memory, past)
 
@@ -98,12 +98,12 @@ class Transformer(nn.Module):
 
     Args:
         vocabulary: How many tokens there are.
-        layers: Of the encoder, and as many of the decoder.
-        width: Of the embedding and between layers.
-        inner: Of the feed-forward parts.
-        heads: Of attention; they share the width.
+        layers: Layers of the encoder, and as many of the decoder.
+        width: Features of the embedding and between layers.
+        inner: Features within the feed-forward parts.
+        heads: Heads of attention; they share the width.
         dropout: After embedding, attention and feed-forward parts.
-        inner_dropout: Of attention's weights, and within feed-forward parts.
+        inner_dropout: Dropout of attention's weights, and within feed-forward parts.
 
     Raises:
         ValueError: If the heads cannot share the width evenly, or it is odd.

@@ -9,7 +9,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from adabelief.lab.tasks import Examples, Metric, Request, Scale, Split, Task, divide_at
+from adabelief.lab.catalogue import about
+from adabelief.lab.data.examples import Examples, Split
+from adabelief.lab.schedules import divide_at
+from adabelief.lab.task import Metric, Request, Scale, Task
 from adabelief.lab.tasks.images import Classification, cifar_settings
 
 VALIDATION = TEST = 300
@@ -36,11 +39,11 @@ def images() -> Split:
     Pixels are standardized by the mean and the standard deviation of the training images.
     """
     pixels, labels = load_digits(return_X_y=True)
-    rest, test, rest_labels, test_labels = train_test_split(
+    others, test, other_labels, test_labels = train_test_split(
         pixels, labels, test_size=TEST, stratify=labels, random_state=0
     )
     train, validation, train_labels, validation_labels = train_test_split(
-        rest, rest_labels, test_size=VALIDATION, stratify=rest_labels, random_state=0
+        others, other_labels, test_size=VALIDATION, stratify=other_labels, random_state=0
     )
     mean, std = train.mean(), train.std()
 
@@ -64,8 +67,7 @@ def _make(request: Request) -> Classification:
 
 TASKS = {
     "digits": Task(
-        name="digits",
-        summary="scikit-learn's 1,797 handwritten digits, a small convolutional network; embedded",
+        **about("digits"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
             "smoke": Scale(epochs=2, batch_size=64, note="2 epochs"),

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
+from adabelief.lab.catalogue import about
+from adabelief.lab.data.examples import Examples, Split
+from adabelief.lab.data.images import CIFAR, augment, cifar, image_folder, normalize
 from adabelief.lab.models.images import MODELS
-from adabelief.lab.tasks import Examples, Experiment, Metric, Request, Scale, Settings, Split, Task, divide_at
+from adabelief.lab.schedules import divide_at
+from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload
+from adabelief.lab.trainer import Trainer
 from adabelief.settings import recommended
 
-if TYPE_CHECKING:
-    from adabelief.lab.train import Trainer
-
 EVALUATION_BATCH = 500
-
-IMAGENET_MODELS = (
-    *(
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-        "resnext50_32x4d",
-        "wide_resnet50_2",
-        "densenet121",
-        "vgg11_bn",
-    ),
-    *("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1", "mnasnet1_0"),
-    *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t"),
-)
-"""Of torchvision's, beside the paper's."""
 
 
 def cifar_settings() -> Settings:
@@ -72,8 +59,39 @@ def imagenet_settings() -> Settings:
     }
 
 
-class Classification(Experiment):
-    """Images in memory, cross-entropy, accuracy.
+class Classifier(Workload):
+    """Cross-entropy and accuracy of one module, `model`, on batches of images and labels."""
+
+    def held_out(self, part: str) -> Iterator[Examples]:
+        """The batches of a part, "validation" or "test", in which the model is evaluated."""
+        raise NotImplementedError
+
+    def loss(self, batch: Examples) -> Tensor:
+        """Mean cross-entropy."""
+        return cross_entropy(self.modules["model"](batch.inputs), batch.labels)
+
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """Loss and accuracy in % on both sets, and their sizes."""
+        return {**self._measure("validation", trainer), **self._measure("test", trainer)}
+
+    def _measure(self, part: str, trainer: Trainer) -> dict[str, float]:
+        """Sums over the batches, every process its share of them."""
+        totals = torch.zeros(3, dtype=torch.float64)
+        with trainer.evaluating() as modules:
+            for i, batch in enumerate(self.held_out(part)):
+                if i % trainer.accelerator.num_processes != trainer.accelerator.process_index:
+                    continue
+                inputs, labels = trainer.to_device(batch)
+                outputs = modules["model"](inputs).float()
+                loss = cross_entropy(outputs, labels, reduction="sum").double()
+                correct = (outputs.argmax(1) == labels).sum().double()
+                totals += torch.stack([loss, correct, correct.new_tensor(len(labels))]).cpu()
+        loss, correct, n = trainer.sum(totals).tolist()
+        return {f"{part}_loss": loss / n, f"{part}_accuracy": 100 * correct / n, f"{part}_examples": int(n)}
+
+
+class Classification(Classifier):
+    """Images in memory.
 
     Args:
         request: Seed and batch size.
@@ -104,52 +122,25 @@ class Classification(Experiment):
         for indices in torch.split(order, self._batch_size):
             yield Examples(self._prepare(images[indices], generator), labels[indices])
 
-    def loss(self, batch: Examples) -> Tensor:
-        """Mean cross-entropy."""
-        return cross_entropy(self.modules["model"](batch.inputs), batch.labels)
-
-    def evaluate(self, trainer: Trainer) -> dict[str, float]:
-        """Loss and accuracy in % on both sets, and their sizes."""
-        return {
-            **self._measure("validation", self._batches(self._split.validation), trainer),
-            **self._measure("test", self._batches(self._split.test), trainer),
-        }
-
-    def _batches(self, examples: Examples) -> Iterator[Examples]:
-        for images, labels in zip(*(torch.split(x, EVALUATION_BATCH) for x in examples), strict=True):
+    def held_out(self, part: str) -> Iterator[Examples]:
+        """The part's images, standardized."""
+        for images, labels in zip(*(torch.split(x, EVALUATION_BATCH) for x in getattr(self._split, part)), strict=True):
             yield Examples(self._standardize(images), labels)
-
-    def _measure(self, part: str, batches: Iterator[Examples], trainer: Trainer) -> dict[str, float]:
-        """Sums over the batches, every process its share of them."""
-        totals = torch.zeros(3, dtype=torch.float64)
-        with trainer.evaluating() as modules:
-            for i, batch in enumerate(batches):
-                if i % trainer.accelerator.num_processes != trainer.accelerator.process_index:
-                    continue
-                inputs, labels = trainer.to_device(batch)
-                outputs = modules["model"](inputs).float()
-                loss = cross_entropy(outputs, labels, reduction="sum").double()
-                correct = (outputs.argmax(1) == labels).sum().double()
-                totals += torch.stack([loss, correct, correct.new_tensor(len(labels))]).cpu()
-        loss, correct, n = trainer.sum(totals).tolist()
-        return {f"{part}_loss": loss / n, f"{part}_accuracy": 100 * correct / n, f"{part}_examples": int(n)}
 
 
 def make_cifar(request: Request, name: str, network: Callable[[Request, int], nn.Module]) -> Classification:
     """CIFAR-10 or CIFAR-100, augmented, for what `network` makes of a request and the number of classes."""
-    from adabelief.lab import data  # the datasets library takes seconds to import
-
-    options, which = request.options, data.CIFAR[name]
-    split = data.cifar(
+    options, which = request.options, CIFAR[name]
+    split = cifar(
         *(name, request.data),
         limit=options["train_examples"],
         validation=options["validation_examples"],
         test_limit=options["test_examples"],
     )
-    standardize = partial(data.normalize, mean=which.mean, std=which.std)
+    standardize = partial(normalize, mean=which.mean, std=which.std)
 
     def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
-        return standardize(data.augment(images, generator))
+        return standardize(augment(images, generator))
 
     return Classification(request, split, network(request, which.classes), prepare, standardize)
 
@@ -158,8 +149,8 @@ def _network(request: Request, classes: int) -> nn.Module:
     return MODELS[request.model](classes, request.options["width"])
 
 
-class Folder(Classification):
-    """The same from image files, read by workers.
+class FolderClassification(Classifier):
+    """Images of files, read by workers.
 
     Args:
         request: Seed, batch size; `workers` among the options.
@@ -170,24 +161,21 @@ class Folder(Classification):
     def __init__(self, request: Request, parts: Sequence[Dataset[Any]], model: nn.Module) -> None:
         self.modules = {"model": model}
         self._seed, self._batch_size, self._workers = request.seed, request.batch_size, request.options["workers"]
-        self._train, self._validation, self._test = parts
-        self.steps_per_epoch = -(-len(self._train) // request.batch_size)  # type: ignore[arg-type]
+        self._parts = dict(zip(("train", "validation", "test"), parts, strict=True))
+        self.steps_per_epoch = -(-len(parts[0]) // request.batch_size)  # type: ignore[arg-type]
 
     def batches(self, epoch: int) -> Iterator[Examples]:
         """All images in an order drawn from seed and epoch, augmented by the workers' own generators."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        yield from self._load(self._train, self._batch_size, generator)
+        yield from self._load("train", self._batch_size, generator)
 
-    def evaluate(self, trainer: Trainer) -> dict[str, float]:
-        """Loss and accuracy in % on both sets, and their sizes."""
-        return {
-            **self._measure("validation", self._load(self._validation, EVALUATION_BATCH), trainer),
-            **self._measure("test", self._load(self._test, EVALUATION_BATCH), trainer),
-        }
+    def held_out(self, part: str) -> Iterator[Examples]:
+        """The part's images, in their order."""
+        return self._load(part, EVALUATION_BATCH)
 
-    def _load(self, part: Dataset[Any], size: int, generator: torch.Generator | None = None) -> Iterator[Examples]:
+    def _load(self, part: str, size: int, generator: torch.Generator | None = None) -> Iterator[Examples]:
         loader = DataLoader(
-            part,
+            self._parts[part],
             batch_size=size,
             shuffle=generator is not None,
             num_workers=self._workers,
@@ -197,17 +185,13 @@ class Folder(Classification):
             yield Examples(images, labels)
 
 
-def _make_imagenet(request: Request) -> Folder:
-    import torchvision
-
-    from adabelief.lab import data
-
+def _make_imagenet(request: Request) -> FolderClassification:
     options = request.options
     if request.data is None:
         raise ValueError("imagenet cannot be downloaded: name a folder that has train/ and val/, with --data FOLDER")
-    parts = data.image_folder(request.data, size=options["size"], validation=options["validation_share"])
+    parts = image_folder(request.data, size=options["size"], validation=options["validation_share"])
     model = torchvision.models.get_model(request.model, num_classes=parts.classes)
-    return Folder(request, parts[:3], model)
+    return FolderClassification(request, parts[:3], model)
 
 
 _SMALL = {"vgg11": (0.5, 10), "resnet34": (0.125, 8), "densenet121": (0.125, 4)}
@@ -241,26 +225,20 @@ def _cifar_scales(model: str) -> dict[str, Scale]:
     }
 
 
-CIFAR_DATA = "a folder with train*.parquet and test*.parquet; without it, a download by the datasets library"
-
 TASKS = {
     **{
         name: Task(
-            name=name,
-            summary=f"{label}, as in the paper: 200 epochs, the learning rate divided by 10 after 150",
+            **about(name),
             metric=Metric("accuracy", "%"),
             scales=_cifar_scales,
             settings=lambda model: cifar_settings(),
             make=partial(make_cifar, name=name, network=_network),
-            models=tuple(MODELS),
             schedule=divide_at(0.75),
-            data=CIFAR_DATA,
         )
-        for name, label in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
+        for name in ("cifar10", "cifar100")
     },
     "imagenet": Task(
-        name="imagenet",
-        summary="ImageNet, as in the paper: ResNet18, 90 epochs, the learning rate divided by 10 after 70 and 80",
+        **about("imagenet"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
             "smoke": Scale(
@@ -285,8 +263,6 @@ TASKS = {
         },
         settings=lambda model: imagenet_settings(),
         make=_make_imagenet,
-        models=("resnet18", *IMAGENET_MODELS),
         schedule=divide_at(70 / 90, 80 / 90),
-        data="a folder with train/ and val/, a folder for each class in them, or with parquet files",
     ),
 }

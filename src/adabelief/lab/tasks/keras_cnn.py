@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,22 +20,13 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from adabelief.lab.mnist import CLASSES, SIZE, mnist
-from adabelief.lab.tasks import (
-    Examples,
-    Experiment,
-    Metric,
-    Request,
-    Scale,
-    Settings,
-    Split,
-    Task,
-    digits,
-    refuse_parts,
-)
-
-if TYPE_CHECKING:
-    from adabelief.lab.train import Trainer
+from adabelief.lab.catalogue import about
+from adabelief.lab.data.examples import Examples, Split
+from adabelief.lab.data.mnist import CLASSES, SIZE, mnist
+from adabelief.lab.schedules import constant
+from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload, refuse_parts
+from adabelief.lab.tasks import digits
+from adabelief.lab.trainer import Trainer
 
 # Before anything imports Keras: TensorBoard's writer imports TensorFlow where there is one, and that Keras.
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -92,8 +83,8 @@ class Weights(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's weights as they are now."""
-        for mine, its in zip(self.weights, self._model[0].get_weights(), strict=True):
-            mine.data.copy_(torch.from_numpy(its))
+        for weight, value in zip(self.weights, self._model[0].get_weights(), strict=True):
+            weight.data.copy_(torch.from_numpy(value))
         return super().state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,7 +119,7 @@ def optimizer_of(asked: Any) -> Any:
     return getattr(module, kind.__name__)(**arguments)
 
 
-class KerasClassification(Experiment):
+class KerasClassification(Workload):
     """Images in memory and a Keras model that makes its own steps.
 
     Args:
@@ -265,8 +256,7 @@ _MNIST_SCALE = Scale(
 
 TASKS = {
     "keras-cnn": Task(
-        name="keras-cnn",
-        summary="MNIST with a small convolutional network in Keras, as in the authors' notebook: 200 steps",
+        **about("keras-cnn"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
             "smoke": Scale(
@@ -280,9 +270,6 @@ TASKS = {
         },
         settings=lambda model: keras_settings(),
         make=_make,
-        schedule=lambda moment: 1.0,
-        data="a folder with train*.parquet and test*.parquet, or with MNIST's own files (train-images-idx3-ubyte, "
-        "...); without it, a download by the datasets library (smoke: embedded). Fashion-MNIST: --set "
-        "images=fashion-mnist",
+        schedule=constant,
     )
 }

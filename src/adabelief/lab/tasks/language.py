@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from adabelief.lab.catalogue import about
+from adabelief.lab.data.text import BOOK, PADDING, Streams, TokenCorpus, characters, streams, words
 from adabelief.lab.models.gpt import GPT
 from adabelief.lab.models.lstm import AWDLSTM, Prediction
-from adabelief.lab.tasks import Experiment, Metric, Moment, Request, Scale, Settings, Task, alike, divide_at
-from adabelief.lab.text import BOOK, PADDING, Corpus, Streams, characters, streams, words
-from adabelief.settings import recommended
-
-if TYPE_CHECKING:
-    from adabelief.lab.train import Trainer
+from adabelief.lab.schedules import divide_at, warm_up_and_cosine
+from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload, untuned_settings
+from adabelief.lab.trainer import Trainer
+from adabelief.settings import SETTINGS
 
 BPTT, SHORTEST = 70, 5
 """Words of a window, as a rule, and at least."""
@@ -26,15 +26,15 @@ ACTIVATION, SLOWNESS = 2.0, 1.0
 """Factors of the penalties on the last layer's output and on its changes."""
 
 MAX_NORM = 0.25
-"""Of the LSTMs' gradient."""
+"""The norm at which the LSTMs' gradient is clipped."""
 
 EVALUATION_STREAMS = 10
-"""In which a text of words is evaluated."""
+"""Streams in which a text of words is evaluated."""
 
 EVALUATION_WINDOWS = 64
-"""Of characters, evaluated at a time."""
+"""Windows of characters that are evaluated at a time."""
 
-WARM_UP = 50
+WARM_UP_STEPS = 50
 """Steps in which the learning rate of the GPT rises."""
 
 LAYERS = {"1-layer": 1, "2-layer": 2, "3-layer": 3}
@@ -48,10 +48,10 @@ class Window(NamedTuple):
     rows: Tensor
 
 
-class LanguageModel(Experiment):
+class LanguageModel(Workload):
     """What both tasks share: the model is judged by the mean cross-entropy of all tokens of a part but the first."""
 
-    def __init__(self, corpus: Corpus, model: nn.Module) -> None:
+    def __init__(self, corpus: TokenCorpus, model: nn.Module) -> None:
         self.modules = {"model": model}
         self._corpus = corpus
 
@@ -98,7 +98,7 @@ class Recurrent(LanguageModel):
         ValueError: If the training text is too short for so many streams.
     """
 
-    def __init__(self, request: Request, corpus: Corpus, model: AWDLSTM) -> None:
+    def __init__(self, request: Request, corpus: TokenCorpus, model: AWDLSTM) -> None:
         super().__init__(corpus, model)
         if len(corpus.train) <= SHORTEST * request.batch_size:
             raise ValueError(
@@ -195,7 +195,7 @@ class Causal(LanguageModel):
         ValueError: If `context` is longer than the training text.
     """
 
-    def __init__(self, request: Request, corpus: Corpus, model: GPT) -> None:
+    def __init__(self, request: Request, corpus: TokenCorpus, model: GPT) -> None:
         super().__init__(corpus, model)
         self._seed, self._batch_size, self._context = request.seed, request.batch_size, request.options["context"]
         if len(corpus.train) <= self._context:
@@ -254,7 +254,7 @@ def ptb_settings(model: str) -> Settings:
     lr = 1e-3 if layers == 1 else 1e-2
     adam = {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, **decay}
     return {
-        "AdaBelief": recommended(f"lstm-{layers}"),
+        "AdaBelief": SETTINGS[f"lstm-{layers}"].as_arguments(),
         "SGD": {"lr": 30.0, **decay},
         "Adam": adam,
         "AdamW": {**adam, "lr": 1e-3},
@@ -265,12 +265,6 @@ def ptb_settings(model: str) -> Settings:
         "Fromage": {"lr": 1e-2},
         "EAdam": adam,
     }
-
-
-def warm_up_and_cosine(moment: Moment) -> float:
-    """Up to 1 over the first steps, and down to 0.1 along a cosine, from epoch to epoch."""
-    cosine = 0.55 + 0.45 * math.cos(math.pi * moment.epoch / moment.epochs)
-    return cosine * min(1.0, (moment.step + 1) / WARM_UP)
 
 
 def _make_ptb(request: Request) -> Recurrent:
@@ -294,9 +288,7 @@ _GPT = {"context": 128, "width": 96, "layers": 3, "heads": 4, "dropout": 0.2}
 
 TASKS = {
     "ptb-lstm": Task(
-        name="ptb-lstm",
-        summary="Penn Treebank with AWD-LSTMs, as in the paper: 200 epochs, the learning rate divided by 10 after 100 "
-        "and 145",
+        **about("ptb-lstm"),
         metric=Metric("perplexity", higher_is_better=False),
         scales=lambda model: {
             "smoke": Scale(
@@ -323,13 +315,9 @@ TASKS = {
         settings=ptb_settings,
         make=_make_ptb,
         schedule=divide_at(100 / 200, 145 / 200),
-        models=tuple(LAYERS),
-        data="a folder with train.txt, valid.txt and test.txt, of words with spaces between; without it, a download by "
-        "the datasets library (smoke: embedded)",
     ),
     "charlm": Task(
-        name="charlm",
-        summary="a small GPT on the characters of four chapters of Alice's Adventures in Wonderland; embedded",
+        **about("charlm"),
         metric=Metric("bpc", "bits per character", higher_is_better=False, title="cross-entropy"),
         scales=lambda model: {
             "smoke": Scale(
@@ -340,8 +328,8 @@ TASKS = {
             ),
             "small": Scale(epochs=60, batch_size=8, options=_GPT),
         },
-        settings=lambda model: alike(weight_decay=1e-2),
+        settings=lambda model: untuned_settings(weight_decay=1e-2),
         make=_make_charlm,
-        schedule=warm_up_and_cosine,
+        schedule=warm_up_and_cosine(WARM_UP_STEPS),
     ),
 }

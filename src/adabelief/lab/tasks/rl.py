@@ -8,120 +8,22 @@ than the training, alike after every epoch, for every seed and for every optimiz
 from __future__ import annotations
 
 import importlib
-import logging
-import statistics
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from accelerate import PartialState
-from torch import Tensor
 
-from adabelief.lab.tasks import Experiment, Metric, Request, Scale, Settings, Task, refuse_parts
+from adabelief.lab.catalogue import about
+from adabelief.lab.schedules import constant
+from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload
 from adabelief.settings import recommended
 
-if TYPE_CHECKING:
-    from stable_baselines3.common.vec_env import VecEnv
-
-    from adabelief.lab.agents import Agent
-    from adabelief.lab.train import Trainer
-
-SEEDS = {"validation": 1_000_000, "test": 2_000_000}
-"""Of the episodes that are played in evaluations."""
-
 TEMPERATURE_LR = 3e-4
-"""Of SAC's temperature, whose optimizer is always Adam."""
-
-FRAMES = 4
-"""Of an Atari game that the agent sees at a time."""
+"""Learning rate of SAC's temperature, whose optimizer is always Adam."""
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {"classic": (), "mujoco": ("mujoco",), "atari": ("ale_py", "cv2")}
 """What the environments of a platform need, beside stable-baselines3 and gymnasium."""
-
-
-class Playing(Experiment):
-    """An agent that learns while it plays.
-
-    Args:
-        request: Batch size; `steps` of an epoch and `episodes` of an evaluation among the options.
-        agent: Started, but it has not played yet.
-    """
-
-    def __init__(self, request: Request, agent: Agent) -> None:
-        self.modules, self.steps_per_epoch = agent.networks, request.options["steps"]
-        self._agent, self._options, self._batch_size = agent, request.options, request.batch_size
-
-    def batches(self, epoch: int) -> Iterable[int]:
-        """There is no data but what is played: the steps' numbers."""
-        return range(self.steps_per_epoch)
-
-    def step(self, batch: int, trainer: Trainer) -> Tensor:
-        """Plays a step and learns from the memory; returns the loss of the value function, 0 before learning starts."""
-        refuse_parts(trainer)
-        self._agent.use({name: _Timed(x, trainer.optimizer_seconds) for name, x in trainer.optimizers.items()})
-        if not self._agent.play():
-            return torch.zeros(())
-        self._agent.train(1, self._batch_size)
-        return torch.tensor(self._agent.latest_loss)
-
-    def evaluate(self, trainer: Trainer) -> dict[str, float]:
-        """The mean return of the episodes, undiscounted and unclipped, and their number."""
-        from stable_baselines3.common.evaluation import evaluate_policy
-
-        measured: dict[str, float] = {}
-        for part, seed in SEEDS.items():
-            game, episodes = _environment(self._options, seed), self._options["episodes"]
-            returns, _ = evaluate_policy(self._agent, game, episodes, return_episode_rewards=True, warn=False)
-            game.close()
-            measured |= {f"{part}_return": statistics.fmean(returns), f"{part}_episodes": episodes}  # type: ignore[arg-type]
-        return measured
-
-    def state_dict(self) -> dict[str, Any]:
-        """What brings the agent, its memory and the environment back."""
-        return self._agent.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Plays all that was played, without learning."""
-        self._agent.load_state_dict(state)
-
-
-class _Timed:
-    """An optimizer that tells how long its steps take."""
-
-    def __init__(self, optimizer: Any, seconds: list[float]) -> None:
-        self.zero_grad, self._step, self._seconds = optimizer.zero_grad, optimizer.step, seconds
-
-    def step(self) -> None:
-        start = time.perf_counter()
-        self._step()
-        self._seconds.append(time.perf_counter() - start)
-
-
-def _environment(options: Mapping[str, Any], seed: int) -> VecEnv:
-    """One environment, wrapped as DQN's experiments do where it is an Atari game.
-
-    Raises:
-        ValueError: If there is no such environment.
-    """
-    import gymnasium
-    from stable_baselines3.common.atari_wrappers import AtariWrapper
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.vec_env import VecFrameStack
-
-    atari, name = options["platform"] == "atari", options["environment"]
-    if atari:
-        ale = importlib.import_module("ale_py")
-        ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)  # instead of a banner for each game
-        gymnasium.register_envs(ale)
-    elif options["platform"] == "mujoco":  # which prints its warnings, and keeps a file of them where it runs
-        importlib.import_module("mujoco").set_mju_user_warning(logging.getLogger("mujoco").debug)
-    try:
-        game = make_vec_env(name, seed=seed, wrapper_class=AtariWrapper if atari else None)
-    except gymnasium.error.Error as error:
-        raise ValueError(f"environment={name!r}: {error}; --set environment to one of gymnasium's") from error
-    return VecFrameStack(game, FRAMES) if atari else game
 
 
 def _require(*packages: str) -> None:
@@ -134,14 +36,15 @@ def _require(*packages: str) -> None:
             ) from error
 
 
-def _make(request: Request, algorithm: str) -> Playing:
+def _make(request: Request, algorithm: str) -> Workload:
     options = request.options
     if options["platform"] not in PACKAGES:
         raise ValueError(f"platform={options['platform']!r}: there are {', '.join(PACKAGES)}")
     _require("stable_baselines3", *PACKAGES[options["platform"]])
-    from adabelief.lab import agents
+    from adabelief.lab.models import agents
+    from adabelief.lab.tasks.playing import Playing, environment
 
-    game, width = _environment(options, request.seed), options["width"]
+    game, width = environment(options, request.seed), options["width"]
     common = {
         "buffer_size": options["memory"],
         "learning_starts": options["start"],
@@ -150,7 +53,7 @@ def _make(request: Request, algorithm: str) -> Playing:
         "seed": request.seed,
         "device": PartialState().device,
     }
-    agent: Agent
+    agent: agents.Agent
     if algorithm == "sac":
         agent = agents.SAC("MlpPolicy", game, TEMPERATURE_LR, policy_kwargs={"net_arch": [width, width]}, **common)
         agent.start()
@@ -265,23 +168,19 @@ def _atari_scales(model: str) -> dict[str, Scale]:
 
 TASKS = {
     "rl-sac": Task(
-        name="rl-sac",
-        summary="soft actor-critic on a MuJoCo task: networks of 256-256, one step of each optimizer a step",
+        **about("rl-sac"),
         metric=Metric("return"),
         scales=_sac_scales,
         settings=lambda model: sac_settings(),
         make=partial(_make, algorithm="sac"),
-        schedule=lambda moment: 1.0,
-        models=("HalfCheetah-v5", "Walker2d-v5"),
+        schedule=constant,
     ),
     "rl-atari": Task(
-        name="rl-atari",
-        summary="a deep Q-network on an Atari game, with little data: 100,000 steps",
+        **about("rl-atari"),
         metric=Metric("return"),
         scales=_atari_scales,
         settings=lambda model: atari_settings(),
         make=partial(_make, algorithm="dqn"),
-        schedule=lambda moment: 1.0,
-        models=("SpaceInvaders",),
+        schedule=constant,
     ),
 }

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from adabelief.lab.catalogue import about
+from adabelief.lab.data.pairs import Encoded, ParallelCorpus, by_tokens, corpus, encode, train_bpe
 from adabelief.lab.models.transformer import PAD, Transformer, beam_search
-from adabelief.lab.pairs import Corpus, Encoded, by_tokens, corpus, encode, train_bpe
-from adabelief.lab.tasks import Experiment, Metric, Moment, Request, Scale, Settings, Task
+from adabelief.lab.schedules import inverse_square_root
+from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload
+from adabelief.lab.trainer import Trainer
 from adabelief.settings import recommended
 
-if TYPE_CHECKING:
-    from adabelief.lab.train import Trainer
-
-WARM_UP, PUBLISHED_EPOCHS = 8000, 55
+WARM_UP_STEPS, PUBLISHED_EPOCHS = 8000, 55
 """Steps of warm-up in the published experiment, and its epochs."""
 
 EVALUATION_TOKENS = 4096
-"""Of a batch at evaluation, unless training has larger ones."""
+"""Tokens of a batch at evaluation, unless training has larger ones."""
 
 SIGNATURE = "nrefs:1|case:lc|eff:no|tok:13a|smooth:exp"
 """How sacreBLEU counts here, but for its version."""
@@ -42,7 +41,7 @@ class Batch(NamedTuple):
     tokens: Tensor
 
 
-class Translation(Experiment):
+class Translation(Workload):
     """A Transformer on sentence pairs.
 
     Args:
@@ -50,7 +49,7 @@ class Translation(Experiment):
         texts: The sentence pairs.
     """
 
-    def __init__(self, request: Request, texts: Corpus) -> None:
+    def __init__(self, request: Request, texts: ParallelCorpus) -> None:
         options = request.options
         self._seed, self._limit = request.seed, request.batch_size
         self._smoothing, self._beam = options["smoothing"], options["beam"]
@@ -147,15 +146,6 @@ def bleu(translations: Sequence[str], references: Sequence[str]) -> float:
     return float(BLEU(lowercase=True).corpus_score(list(translations), [list(references)]).score)
 
 
-def inverse_square_root(moment: Moment) -> float:
-    """Linear warm-up, then the inverse square root of the step: min(n/W, √(W/n)) in step n.
-
-    W is 8,000 in the 55 epochs of the published run, and in proportion where there are fewer.
-    """
-    warm_up, n = WARM_UP * moment.epochs / PUBLISHED_EPOCHS, moment.step + 1
-    return min(n / warm_up, math.sqrt(warm_up / n))
-
-
 def transformer_settings() -> Settings:
     """What the authors published for the Transformer; Adam, without decay, SGD and EAdam are ours.
 
@@ -196,9 +186,7 @@ _PAPER = {
 
 TASKS = {
     "translation": Task(
-        name="translation",
-        summary="German to English by a Transformer, as in the paper; batches are counted in tokens, BLEU is "
-        f"sacreBLEU's, {SIGNATURE}",
+        **about("translation"),
         metric=Metric("BLEU"),
         scales=lambda model: {
             "smoke": Scale(
@@ -235,8 +223,6 @@ TASKS = {
         },
         settings=lambda model: transformer_settings(),
         make=_make,
-        schedule=inverse_square_root,
-        data="a folder with train, valid and test as .de and .en, or .de.gz and .en.gz; without it, a download by the "
-        "datasets library; smoke needs none",
+        schedule=inverse_square_root(WARM_UP_STEPS, PUBLISHED_EPOCHS),
     )
 }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from adabelief.lab.tasks import Metric, Moment, Request, Scale, Task, alike, digits
-from adabelief.lab.tasks.images import CIFAR_DATA, Classification, make_cifar
+from adabelief.lab.catalogue import about
+from adabelief.lab.schedules import warm_up_then_cosine
+from adabelief.lab.task import Metric, Request, Scale, Task, untuned_settings
+from adabelief.lab.tasks import digits
+from adabelief.lab.tasks.images import Classification, make_cifar
 
-WARM_UP = 0.1
+WARM_UP_SHARE = 0.1
 """The share of the epochs in which the learning rate rises."""
 
 
@@ -42,18 +43,9 @@ def make(request: Request) -> Classification:
     return Classification(request, digits.images(), model, lambda images, generator: in_color(images), in_color)
 
 
-def schedule(moment: Moment) -> float:
-    """Up to 1 in a straight line, then down to 0 along half a cosine, from epoch to epoch."""
-    rise = max(1, round(WARM_UP * moment.epochs))
-    if moment.epoch < rise:
-        return (moment.epoch + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (moment.epoch - rise + 1) / (moment.epochs - rise + 1)))
-
-
 TASKS = {
     "vit": Task(
-        name="vit",
-        summary="CIFAR-10 with a small vision transformer; decoupled decay, learning rates to be searched",
+        **about("vit"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
             "smoke": Scale(
@@ -81,9 +73,8 @@ TASKS = {
                 note="not of the paper: 6 layers of 256, 200 epochs",
             ),
         },
-        settings=lambda model: alike(weight_decay=5e-2),
+        settings=lambda model: untuned_settings(weight_decay=5e-2),
         make=make,
-        schedule=schedule,
-        data=f"{CIFAR_DATA} (smoke: embedded)",
+        schedule=warm_up_then_cosine(WARM_UP_SHARE),
     ),
 }

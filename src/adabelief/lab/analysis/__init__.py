@@ -1,0 +1,1 @@
+"""Runs read back, the experiments that they make up, and what their numbers are."""

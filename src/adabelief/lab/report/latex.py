@@ -1,0 +1,91 @@
+"""`table.tex`: a table for each experiment, to be read with LaTeX's booktabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from adabelief.lab.analysis.experiments import Experiment
+from adabelief.lab.analysis.statistics import comparisons, reference
+from adabelief.lab.report.sentences import divergences
+from adabelief.lab.report.words import margin, spread
+
+_SPECIAL = {
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "–": "--",
+    "ε": r"$\varepsilon$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    '"': "''",
+}
+
+
+def tables(experiments: Sequence[Experiment]) -> str:
+    r"""A table for each experiment of which something has finished; it needs `\usepackage{booktabs}`."""
+    return "% \\usepackage{booktabs}\n" + "\n".join(_table(x) for x in experiments if x.valid)
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return re.sub(".", lambda match: _SPECIAL.get(match[0], match[0]), text)
+
+
+def _table(experiment: Experiment) -> str:
+    compared, ours = comparisons(experiment), reference(experiment)
+    config = experiment.config
+    rows = []
+    for label, runs in experiment.valid.items():
+        difference = "0" if label == ours else margin(compared[label]) if label in compared else "–"
+        cells = (
+            label,
+            spread([run.test for run in runs]),
+            difference,
+            spread([run.last_test for run in runs]),
+            spread([run.validation for run in runs]),
+            ", ".join(str(run.outcome["best_epoch"]) for run in runs),
+            ", ".join(str(run.config.seed) for run in runs),
+        )
+        rows.append(" & ".join(map(escape, cells)) + r" \\")
+    header = " & ".join(
+        [
+            "optimizer",
+            escape(f"test {experiment.measured}"),
+            escape(f"minus {ours}'s") if compared else "difference",
+            "after last epoch",
+            "validation",
+            "best epoch",
+            "seeds",
+        ]
+    )
+    settings = "; ".join(f"{label}: {runs[0].arguments}" for label, runs in experiment.valid.items())
+    diverged = [text for label, runs in experiment.groups.items() if (text := divergences(label, runs))]
+    caption = (
+        f"{experiment.name}: mean ± standard deviation over the seeds, at the epoch that the validation set picked; "
+        f"{config.epochs} {'epoch' if config.epochs == 1 else 'epochs'}, batches of {config.batch_size}."
+        + (" Differences with 95 % confidence intervals for all of them together." if compared else "")
+        + (f" In no mean: {'; '.join(diverged)}." if diverged else "")
+    )
+    body = "\n    ".join(rows)
+    return rf"""\begin{{table*}}
+  \centering
+  \caption{{{escape(caption)}}}
+  \label{{tab:{re.sub(r"[^a-z0-9]+", "-", experiment.name.lower())}}}
+  \begin{{tabular}}{{lrrrrrr}}
+    \toprule
+    {header} \\
+    \midrule
+    {body}
+    \bottomrule
+  \end{{tabular}}
+
+  \smallskip
+  \parbox{{\textwidth}}{{\footnotesize Settings. {escape(settings)}.}}
+\end{{table*}}
+"""

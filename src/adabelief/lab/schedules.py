@@ -1,0 +1,61 @@
+"""Schedules: the factor of the learning rate as a function of the moment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from adabelief.lab.trainer import Moment
+
+Schedule = Callable[[Moment], float]
+
+
+def constant(moment: Moment) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+def divide_at(*fractions: float) -> Schedule:
+    """Divides the learning rate by 10 after each of these fractions of the epochs."""
+
+    def schedule(moment: Moment) -> float:
+        return float(0.1 ** sum(moment.epoch >= round(fraction * moment.epochs) for fraction in fractions))
+
+    return schedule
+
+
+def warm_up_and_cosine(steps: int) -> Schedule:
+    """Up to 1 over the first steps, and down to 0.1 along a cosine, from epoch to epoch."""
+
+    def schedule(moment: Moment) -> float:
+        cosine = 0.55 + 0.45 * math.cos(math.pi * moment.epoch / moment.epochs)
+        return cosine * min(1.0, (moment.step + 1) / steps)
+
+    return schedule
+
+
+def warm_up_then_cosine(share: float) -> Schedule:
+    """Up to 1 in a straight line over a share of the epochs, then down to 0 along half a cosine, by the epoch."""
+
+    def schedule(moment: Moment) -> float:
+        rise = max(1, round(share * moment.epochs))
+        if moment.epoch < rise:
+            return (moment.epoch + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (moment.epoch - rise + 1) / (moment.epochs - rise + 1)))
+
+    return schedule
+
+
+def inverse_square_root(steps: int, epochs: int) -> Schedule:
+    """Linear warm-up, then the inverse square root of the step: min(n/W, √(W/n)) in step n.
+
+    Args:
+        steps: W in a run of so many epochs; it is in proportion where there are fewer.
+        epochs: How many these are.
+    """
+
+    def schedule(moment: Moment) -> float:
+        warm_up, n = steps * moment.epochs / epochs, moment.step + 1
+        return min(n / warm_up, math.sqrt(warm_up / n))
+
+    return schedule

@@ -1,0 +1,180 @@
+"""What a task says: its model, data and objective, and the published settings of every optimizer on it.
+
+A task is described by a `Task`, whose `make` builds a `Workload`: a run's modules and batches. The tasks are in
+`adabelief.lab.tasks`. What all of them have in common (seeds, learning rates over time, accumulation, several
+processes, evaluation after every epoch, checkpoints) is the engine's, `adabelief.lab.engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from adabelief.lab.schedules import Schedule
+from adabelief.lab.trainer import Trainer
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""The arguments of each optimizer, by its name in `optimizers.METHODS`."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task is judged by: evaluations have it as `validation_<name>` and `test_<name>`.
+
+    Attributes:
+        name: The metric's name.
+        unit: What stands behind its values.
+        higher_is_better: Or else lower.
+        unit_of: The unit, from the options of a run, where it depends on them.
+        title: What it is called, where that is not its name.
+    """
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool = True
+    unit_of: Callable[[Mapping[str, Any]], str] | None = None
+    title: str = ""
+
+    @property
+    def called(self) -> str:
+        """What to call it before people."""
+        return self.title or self.name
+
+    @property
+    def suffix(self) -> str:
+        """The unit as it stands behind a number, with a space before it; empty where there is none."""
+        return f" {self.unit}" if self.unit else ""
+
+    def of(self, options: Mapping[str, Any]) -> Metric:
+        """The metric of a run with these options."""
+        return replace(self, unit=self.unit_of(options)) if self.unit_of else self
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of a task is run.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Examples of a step, over all processes and accumulated parts.
+        options: Further choices: whatever its `make` reads.
+        precision: "no", "bf16" or "fp16" for autocast; "auto" is bf16 on a CPU that multiplies it natively, else no.
+        note: What differs from the published experiment, for the report; empty where nothing does.
+    """
+
+    epochs: int
+    batch_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "no"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs from task to task.
+
+    Attributes:
+        name: As in `adabelief train NAME`.
+        summary: A line for `adabelief tasks`.
+        metric: What it is judged by.
+        scales: "smoke", "small" and "paper" for a model, as far as they make sense.
+        settings: The settings of the optimizers for a model.
+        make: Builds a run's workload. Random numbers are seeded before, alike for all optimizers.
+        schedule: The factor of the learning rate at a moment.
+        models: What `--model` can be, the default first; empty where there is no choice.
+        threads: Torch's threads in a run on a CPU; None leaves them as they are.
+        data: What `--data` has to name; empty where the data is embedded.
+    """
+
+    name: str
+    summary: str
+    metric: Metric
+    scales: Callable[[str], Mapping[str, Scale]]
+    settings: Callable[[str], Settings]
+    make: Callable[[Request], Workload]
+    schedule: Schedule
+    models: tuple[str, ...] = ()
+    threads: int | None = None
+    data: str = ""
+
+
+class Request(NamedTuple):
+    """What a workload is built from."""
+
+    model: str
+    seed: int
+    batch_size: int
+    options: Mapping[str, Any]
+    data: Path | None
+
+
+class Workload:
+    """The modules, the batches and the objective of one run. Everything but `modules` and `loss` has a default.
+
+    Attributes:
+        modules: What is trained, by name, each by an optimizer of its own. The engine replaces them by what it made of
+            them for the device and the processes at hand.
+        steps_per_epoch: How many batches an epoch has.
+    """
+
+    modules: dict[str, nn.Module]
+    steps_per_epoch: int
+
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """The batches of an epoch, counted from 0: the same ones whenever it is asked, on the CPU.
+
+        A batch is a tuple of tensors with the examples along the first dimension, or whatever `step` takes.
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Tensor:
+        """The mean loss over a batch or a part of one."""
+        raise NotImplementedError
+
+    def step(self, batch: Any, trainer: Trainer) -> Tensor:
+        """One training step; returns the loss. By default, a step of the only module's optimizer on `loss`."""
+        (name,) = self.modules
+        return trainer.descend(name, batch, self.loss)
+
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """What is measured after every epoch: `validation_loss`, the metric on both sets, and whatever else."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to hold beside modules and optimizers: a hidden state, averaged weights, ..."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+
+
+def refuse_parts(trainer: Trainer) -> None:
+    """For steps that another library makes whole.
+
+    Raises:
+        ValueError: If there are several processes, accumulated parts or another precision.
+    """
+    if trainer.accelerator.num_processes > 1:
+        raise ValueError("this task runs in a single process: start it without torchrun or accelerate launch")
+    if trainer.accumulate > 1:
+        raise ValueError(f"--accumulate {trainer.accumulate}: this task's batches are not split; leave it at 1")
+    if trainer.accelerator.mixed_precision != "no":
+        raise ValueError(f"--precision {trainer.accelerator.mixed_precision}: this task runs in float32; leave it away")
+
+
+def untuned_settings(weight_decay: float) -> Settings:
+    """Settings for tasks that no paper has any for; learning rates are to be searched, all on the same grid.
+
+    AdaBeliefW and AdamW differ in eps alone, each one's default; Adam has no decay, and SGD momentum.
+    """
+    common = {"lr": 1e-3, "betas": (0.9, 0.999)}
+    return {
+        "AdaBelief": {**common, "eps": 1e-16, "weight_decay": weight_decay, "weight_decouple": True, "rectify": False},
+        "AdamW": {**common, "eps": 1e-8, "weight_decay": weight_decay},
+        "Adam": {**common, "eps": 1e-8},
+        "SGD": {"lr": 0.1, "momentum": 0.9},
+    }

@@ -1,0 +1,175 @@
+import json
+import math
+
+import pytest
+
+from adabelief.lab.analysis.experiments import experiments
+from adabelief.lab.analysis.runs import load
+from tests.lab import synthetic
+
+
+def read(tmp_path):
+    return experiments(load([tmp_path]))
+
+
+def only(tmp_path):
+    (run,) = load([tmp_path])
+    return run
+
+
+def test_a_finished_run(tmp_path):
+    path = synthetic.write(tmp_path, synthetic.config("SGD", 5), (90.0, 92.0, 91.0), (80.0, 81.0, 82.0))
+    run = only(tmp_path)
+    assert (run.path, run.label, run.config.seed) == (path, "SGD", 5)
+    assert (run.finished, run.diverged, run.valid) == (True, False, True)
+    assert (run.validation, run.test, run.last_test) == (92.0, 81.0, 82.0)
+    assert run.outcome["best_epoch"] == 2
+    assert run.curve("validation_accuracy") == [90.0, 92.0, 91.0]
+    assert run.curve("train_accuracy") == []
+    assert run.test_examples == 300
+    assert len(run.steps) == len(run.epochs) == 3
+
+
+def test_settings_are_python_again(tmp_path):
+    synthetic.write(tmp_path, synthetic.config())
+    assert only(tmp_path).config.settings["betas"] == (0.9, 0.999)
+    assert "betas=(0.9, 0.999), eps=1e-08" in only(tmp_path).arguments
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    synthetic.write(tmp_path, synthetic.config(), finished=False, tail='{"epoch": 3, "train_lo')
+    run = only(tmp_path)
+    assert len(run.epochs) == 2
+    assert not run.finished
+    assert not run.valid
+    with pytest.raises(ValueError, match="unfinished"):
+        _ = run.test
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+    folder = synthetic.write(tmp_path, synthetic.config(), finished=False)
+    for name in ("metrics.jsonl", "environment.json"):
+        (folder / name).unlink()
+    run = only(tmp_path)
+    assert (run.epochs, run.steps, run.environment, run.test_examples) == ((), (), {}, None)
+
+
+def test_nan_is_read(tmp_path):
+    synthetic.write(tmp_path, synthetic.config(), diverged=True)
+    run = only(tmp_path)
+    assert run.diverged
+    assert run.finished
+    assert not run.valid
+    assert math.isnan(run.epochs[-1]["train_loss"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("config.json", "{", "config.json is damaged"),
+        ("config.json", "[]", "no JSON object"),
+        ("config.json", '{"task": "digits"}', "it has no 'model'"),
+        ("environment.json", "", "environment.json is damaged"),
+        ("result.json", "{]", "result.json is damaged"),
+        ("metrics.jsonl", '{"a": 1}\n{"b"}\n{"c": 1}\n', "metrics.jsonl is damaged in line 2"),
+        ("metrics.jsonl", "[1]\n", "metrics.jsonl is damaged in line 1"),
+        ("metrics.jsonl", "", "metrics.jsonl is damaged: it has no epoch 2"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content, told):
+    folder = synthetic.write(tmp_path, synthetic.config())
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=r"damaged|no configuration") as error:
+        load([tmp_path])
+    assert told in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "Adamant"}, {"task": "mnist"}])
+def test_what_the_lab_does_not_have_is_named(tmp_path, change):
+    folder = synthetic.write(tmp_path, synthetic.config())
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(ValueError, match=next(iter(change.values()))):
+        load([tmp_path])
+
+
+def test_a_path_without_runs_is_named(tmp_path):
+    synthetic.write(tmp_path / "a", synthetic.config())
+    (tmp_path / "b").mkdir()
+    for path in (tmp_path / "b", tmp_path / "c"):
+        with pytest.raises(ValueError, match=r"has no run.*name a folder") as error:
+            load([tmp_path / "a", path])
+        assert str(path) in str(error.value)
+
+
+def test_what_is_named_twice_is_read_once(tmp_path):
+    folder = synthetic.write(tmp_path, synthetic.config())
+    assert len(load([tmp_path, folder, tmp_path])) == 1
+
+
+def test_a_copy_of_a_run_is_no_second_seed(tmp_path):
+    for name in ("a", "b"):
+        synthetic.write(tmp_path / name, synthetic.config())
+    with pytest.raises(ValueError, match="have the same run; leave one of them out"):
+        read(tmp_path)
+
+
+def test_runs_are_in_the_order_of_optimizers_and_seeds(tmp_path):
+    for name in ("Adam", "SGD", "AdaBelief"):
+        for seed in (10, 9):
+            synthetic.write(tmp_path, synthetic.config(name, seed))
+    (experiment,) = read(tmp_path)
+    found = [(run.label, run.config.seed) for run in experiment.runs]
+    assert found == [(name, seed) for name in ("AdaBelief", "SGD", "Adam") for seed in (9, 10)]
+    assert experiment.name == "digits, small"
+
+
+def test_settings_set_groups_apart_but_not_experiments(tmp_path):
+    for lr in (None, 0.01, 0.1):
+        synthetic.write(tmp_path, synthetic.config(**({"lr": lr} if lr else {})))
+    (experiment,) = read(tmp_path)
+    assert list(experiment.groups) == ["AdaBelief", "AdaBelief (lr=0.01)", "AdaBelief (lr=0.1)"]
+
+
+def test_what_has_the_same_label_and_other_settings_is_not_averaged(tmp_path):
+    synthetic.write(tmp_path / "a", synthetic.config("SGD"))
+    folder = synthetic.write(tmp_path / "b", synthetic.config("SGD", 1))
+    content = json.loads((folder / "config.json").read_text())
+    content["settings"]["momentum"] = 0.8
+    (folder / "config.json").write_text(json.dumps(content))
+    (experiment,) = read(tmp_path)
+    assert len(experiment.groups) == 2
+    assert any("momentum=0.8" in label for label in experiment.groups)
+
+
+def test_other_conditions_are_other_experiments(tmp_path):
+    synthetic.write(tmp_path, synthetic.config())
+    synthetic.write(tmp_path, synthetic.config(batch_size=32))
+    synthetic.write(tmp_path, synthetic.config(scale="smoke"))
+    synthetic.write(tmp_path, synthetic.config(task="cifar10", model="vgg11"))
+    names = [experiment.name for experiment in read(tmp_path)]
+    assert names == [
+        "cifar10, vgg11, small",
+        "digits, small, batch_size=64",
+        "digits, small, batch_size=32",
+        "digits, smoke",
+    ]
+
+
+def test_when_a_target_is_reached(tmp_path):
+    synthetic.write(tmp_path, synthetic.config(), (90.0, 92.0, 91.0), (0.0, 0.0, 0.0), seconds=2.5)
+    run = only(tmp_path)
+    assert run.reached(90.0) == (1, 2.5)
+    assert run.reached(90.5) == (2, 5.0)
+    assert run.reached(93.0) is None
+
+
+def test_where_the_learning_rate_drops(tmp_path):
+    folder = synthetic.write(tmp_path, synthetic.config(), (1.0,) * 8, (1.0,) * 8)
+    ((epoch, factor),) = only(tmp_path).drops()
+    assert (epoch, factor) == (6, pytest.approx(10))
+    steps = [{"step": i, "epoch": i // 2, "loss": 1, "lr_factor": 1 / i} for i in range(1, 9)]
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("".join(json.dumps(step) + "\n" for step in steps))
+    assert only(tmp_path).drops() == [], "a schedule that moves all the time has no drops"

@@ -1,0 +1,180 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from adabelief.lab import tasks
+from adabelief.lab.analysis.experiments import experiments
+from adabelief.lab.analysis.runs import load
+from adabelief.lab.analysis.statistics import (
+    compare,
+    comparisons,
+    contenders,
+    proportion_variance,
+    reference,
+    standard_error,
+    target,
+)
+from adabelief.lab.report.sentences import on_experiment
+from adabelief.lab.task import Metric
+from tests.lab import synthetic
+from tests.lab.synthetic import experiment
+
+
+def sides(made):
+    return list(made.groups.values())
+
+
+def test_a_proportion():
+    assert proportion_variance(90.0, 300) == pytest.approx(100**2 * 0.9 * 0.1 / 300)
+    assert proportion_variance(100.0, 300) == pytest.approx(100**2 * (1 / 300) * (299 / 300) / 300), "not 0"
+    assert proportion_variance(0.0, 300) == pytest.approx(proportion_variance(100.0, 300))
+
+
+def test_standard_error_has_both_parts(tmp_path):
+    made = experiment(tmp_path, {"SGD": [89.0, 91.0], "Adam": [90.0]}, examples=1000)
+    assert standard_error(made.groups["Adam"]) == pytest.approx(math.sqrt(0.9))
+    assert standard_error(made.groups["SGD"]) == pytest.approx(math.sqrt(0.9 + 2 / 2))
+
+
+def test_margin_from_seeds_alone(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [89.0, 91.0], "SGD": [92.0, 94.0]}, examples=None)
+    found = compare(*sides(made))
+    assert found.difference == -3.0
+    assert found.margin == pytest.approx(4.302653 * math.sqrt(2), rel=1e-6), "Student's t of 2 degrees"
+    assert not found.clear
+
+
+def test_margin_from_the_test_set_alone(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [95.0, 95.0], "SGD": [85.0, 85.0]}, examples=500)
+    found = compare(*sides(made))
+    assert found.margin == pytest.approx(1.959964 * 100 * math.sqrt(2 * 0.9 * 0.1 / 500), rel=1e-6)
+    assert found.clear
+
+
+def test_margin_from_both(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [89.0, 91.0], "SGD": [92.0, 94.0]}, examples=1000)
+    variance = 1 + 1 + 2 * 1e4 * 0.915 * 0.085 / 1000
+    assert variance**2 / 2 == pytest.approx(6.3208, rel=1e-4), "degrees of freedom"
+    assert compare(*sides(made)).margin == pytest.approx(2.417122 * math.sqrt(variance), rel=1e-4)
+
+
+def test_more_comparisons_widen_the_margin(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [95.0, 95.0], "SGD": [85.0, 85.0]}, examples=500)
+    one, ten = (compare(*sides(made), comparisons=n).margin for n in (1, 10))
+    assert ten / one == pytest.approx(2.807034 / 1.959964, rel=1e-5)
+
+
+def test_one_seed_has_no_margin(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [10.0], "SGD": [95.0]})
+    found = compare(*sides(made))
+    assert math.isnan(found.margin)
+    assert not found.clear
+    text = " ".join(on_experiment(made))
+    assert "not judged, as one seed does not show how much another would change: SGD" in text
+    assert "beyond the noise" not in text
+
+
+def test_lower_can_be_better(tmp_path, monkeypatch):
+    task = replace(tasks.task("digits"), metric=Metric("perplexity", "", higher_is_better=False))
+    monkeypatch.setattr(tasks, "task", lambda name: task)
+    tests = {"AdaBelief": [70.0, 70.1], "SGD": [60.0, 60.1], "Adam": [80.0, 80.1]}
+    made = experiment(tmp_path, tests)
+    text = " ".join(on_experiment(made))
+    assert "the best mean is that of SGD" in text
+    assert "better than it beyond the noise: SGD; worse beyond the noise: Adam" in text
+    assert target(made).level == 70.1
+    assert standard_error(made.groups["SGD"]) == pytest.approx(0.05), "no accuracy: only the seeds count"
+
+
+def test_diverged_runs_are_told_and_compared_with_nothing(tmp_path):
+    synthetic.write(tmp_path, synthetic.config("Adam", 2), (99.0, 10.0), (99.0, 10.0), diverged=True)
+    made = experiment(tmp_path, {"AdaBelief": [90.0, 90.1], "Adam": [98.0, 98.1], "SGD": [91.0, 91.1]})
+    text = " ".join(on_experiment(made))
+    assert "Adam diverged (seed 2 in epoch 2)." in text
+    assert "Diverged runs are in no mean, and their optimizers in no comparison." in text
+    assert list(comparisons(made)) == ["SGD"]
+    assert len(made.valid["Adam"]) == 2
+
+
+def test_who_is_compared_with(tmp_path):
+    synthetic.write(tmp_path, synthetic.config("AdaBelief", lr=0.1))
+    (made,) = experiments(load([tmp_path]))
+    assert reference(made) == "AdaBelief (lr=0.1)"
+    synthetic.write(tmp_path, synthetic.config("AdaBelief"))
+    (made,) = experiments(load([tmp_path]))
+    assert reference(made) == "AdaBelief"
+
+
+def searched(tmp_path, validations):
+    """One with these validation metrics at each learning rate of each optimizer, seed by seed, and 1 less in tests."""
+    for name, settings in validations.items():
+        for lr, values in settings.items():
+            for seed, value in enumerate(values):
+                synthetic.write(tmp_path, synthetic.config(name, seed, lr=lr), (value, value), (value - 1, value - 1))
+    (made,) = experiments(load([tmp_path]))
+    return made
+
+
+def test_a_search_compares_what_validation_picks_on_the_seeds_that_all_settings_have(tmp_path):
+    made = searched(
+        tmp_path,
+        {
+            "AdaBelief": {0.01: [90.0], 0.02: [95.0, 80.0, 80.0], 0.03: [94.0]},
+            "Adam": {0.01: [97.0, 97.0], 0.02: [96.0, 98.5]},
+            "SGD": {0.1: [70.0]},
+        },
+    )
+    assert list(contenders(made)) == ["AdaBelief (lr=0.02)", "SGD (lr=0.1)", "Adam (lr=0.02)"]
+    assert reference(made) == "AdaBelief (lr=0.02)"
+    assert comparisons(made).keys() == {"Adam (lr=0.02)", "SGD (lr=0.1)"}
+    assert comparisons(made)["Adam (lr=0.02)"].difference == pytest.approx(97.25 - 85.0)
+    assert target(made).level == 80.0
+    first, second, *_ = on_experiment(made)
+    assert first.startswith("A search: 6 settings were tried, of which validation picks AdaBelief (lr=0.02),")
+    assert second == "Mean test accuracy lies between 69.00 and 96.25 %; the best mean is that of Adam (lr=0.02)."
+
+
+def test_settings_of_adabelief_alone_are_compared_with_each_other(tmp_path):
+    made = searched(tmp_path, {"AdaBelief": {0.01: [90.0], 0.02: [95.0]}, "Adam": {0.01: [97.0]}})
+    assert list(contenders(made)) == list(made.groups)
+    assert len(comparisons(made)) == 2
+    assert not any("search" in sentence for sentence in on_experiment(made))
+
+
+def test_where_lower_is_better_a_search_picks_the_lowest(tmp_path):
+    made = searched(tmp_path, {"AdaBelief": {0.01: [90.0], 0.02: [95.0]}, "Adam": {0.01: [97.0], 0.02: [98.0]}})
+    made = replace(made, task=replace(made.task, metric=Metric("accuracy", higher_is_better=False)))
+    assert list(contenders(made)) == ["AdaBelief (lr=0.01)", "Adam (lr=0.01)"]
+
+
+def test_without_adabelief_nothing_is_compared_with_it(tmp_path):
+    made = experiment(tmp_path, {"SGD": [90.0, 90.1], "Adam": [70.0, 70.1]})
+    assert comparisons(made) == {}
+    assert "AdaBelief is not among those" in " ".join(on_experiment(made))
+
+
+def test_one_optimizer_is_no_comparison(tmp_path):
+    made = experiment(tmp_path, {"AdaBelief": [98.0]})
+    assert on_experiment(made) == ["There is AdaBelief alone, with a test accuracy of 98.00 %: no comparison."]
+    assert target(made) is None
+
+
+@pytest.mark.parametrize(
+    ("bests", "level"),
+    [
+        ({"AdaBelief": [95.0, 93.0], "SGD": [94.0, 92.0]}, 92.0),
+        ({"AdaBelief": [95.0, 93.0], "SGD": [94.0, 92.0], "Adam": [10.0, 11.0]}, 92.0),
+        ({"AdaBelief": [95.0, 93.0], "SGD": [94.0, 92.0], "Adam": [10.0, 11.0], "Yogi": [97.0, 96.0]}, 92.0),
+    ],
+)
+def test_the_target_is_what_the_middle_one_reaches_with_every_seed(tmp_path, bests, level):
+    for name, values in bests.items():
+        for seed, value in enumerate(values):
+            synthetic.write(tmp_path, synthetic.config(name, seed), (50.0, value, 1.0), (0.0, 0.0, 0.0), seconds=3.0)
+    (made,) = experiments(load([tmp_path]))
+    found = target(made)
+    assert found.level == level
+    assert found.reached["AdaBelief"] == [(2, 6.0), (2, 6.0)]
+    assert found.reached.get("Adam", [None, None]) == [None, None]
+    assert sum(all(hits) for hits in found.reached.values()) >= len(bests) / 2
