@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
@@ -368,6 +369,15 @@ def test_fused_is_the_choice_on_the_cpu():
         ({"foreach": False}, False),
         ({"fused": False}, False),
     ]:
+        assert fused.wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+
+
+def test_on_gpus_the_kernel_is_for_those_who_ask(monkeypatch):
+    """Until it has been run on one."""
+    monkeypatch.setattr(fused, "unserved", lambda device_type: "")
+    with FakeTensorMode():
+        params = [torch.nn.Parameter(torch.ones(3, device="cuda"))]
+    for options, chosen in [({}, False), ({"capturable": True}, False), ({"fused": True}, True)]:
         assert fused.wanted(AdaBelief(params, **options).param_groups[0]) is chosen
 
 

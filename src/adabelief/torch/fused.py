@@ -143,6 +143,9 @@ KERNELS: dict[str, tuple[type[OnCpu | OnGpu], Callable[[], str]]] = {
 }
 """What steps the tensors of a type of device, and why it cannot."""
 
+BY_DEFAULT = ("cpu",)
+"""Types of device whose kernel is taken unasked: those on which it has been run and timed, see `make gpu`."""
+
 
 def unserved(device_type: str) -> str:
     """Why there is no kernel for a type of device; empty where there is one."""
@@ -161,7 +164,8 @@ def wanted(group: Group) -> bool:
         return bool(group["fused"])
     if group["foreach"] is not None or group["differentiable"] or not group["params"]:
         return False
-    return not unserved(group["params"][0].device.type)
+    device = group["params"][0].device.type
+    return device in BY_DEFAULT and not unserved(device)
 
 
 class Part:
