@@ -372,13 +372,29 @@ def test_fused_is_the_choice_on_the_cpu():
         assert fused.wanted(AdaBelief(params, **options).param_groups[0]) is chosen
 
 
+ASKING = [({}, False), ({"capturable": True}, False), ({"fused": True}, True)]
+
+
 def test_on_gpus_the_kernel_is_for_those_who_ask(monkeypatch):
     """Until it has been run on one."""
     monkeypatch.setattr(fused, "unserved", lambda device_type: "")
     with FakeTensorMode():
         params = [torch.nn.Parameter(torch.ones(3, device="cuda"))]
-    for options, chosen in [({}, False), ({"capturable": True}, False), ({"fused": True}, True)]:
+    for options, chosen in ASKING:
         assert fused.wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+
+
+@needs_kernel
+def test_a_kernel_that_is_not_the_default_takes_no_tensor_unasked(monkeypatch):
+    """Nor those that come after one of another device, nor Keras's, which have no such option."""
+    monkeypatch.setattr(fused, "BY_DEFAULT", ())
+    for options, chosen in ASKING:
+        params = parameters()
+        optimizer, tensors = AdaBelief(params, **options), fused.Tensors.empty()
+        set_gradients(params, 0)
+        (group,) = optimizer.param_groups
+        optimizer._init_group(group, *tensors)
+        assert bool(fused.kernel_for(tensors, 0, optimizer._options(group))) is chosen
 
 
 @pytest.mark.parametrize(("module", "loader"), [(cpu, "_library"), (proof, "_load")])

@@ -188,7 +188,8 @@ class Base(Optimizer):
 
     def _options(self, group: Group, **more: Any) -> Options:
         found_inf = self.found_inf if group["capturable"] and isinstance(self.found_inf, Tensor) else None
-        return Options(maximize=group["maximize"], found_inf=found_inf, capturable=group["capturable"], **more)
+        chosen = {name: group[name] for name in ("maximize", "capturable", "fused")}
+        return Options(found_inf=found_inf, **chosen, **more)
 
     def _adaptive_from(self, group: Group) -> float:
         return rule.ADAPTIVE_FROM

@@ -47,7 +47,7 @@ def _update(
 ) -> None:
     """One step of a list of tensors; row i of `scalars` holds what `fused.SCALARS` names, for tensor i."""
     tensors = Tensors(params, grads, exp_avgs, exp_avg_vars, max_exp_avg_vars, slow_buffers, [])
-    options = Options(gc_min_dim=gc_min_dim, gc_loc=gc_loc, k=k, capturable=True)
+    options = Options(gc_min_dim=gc_min_dim, gc_loc=gc_loc, k=k, capturable=True, fused=True)
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         kind = fused.kernel_for(tensors, i, options)

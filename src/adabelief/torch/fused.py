@@ -240,7 +240,8 @@ def kernel_for(tensors: Tensors, i: int, options: Options) -> type[OnCpu | OnGpu
     p, g, *state = (x[i] for x in tensors[:-1] if x)
     dims = centralized_dims(p, options.gc_min_dim)
     fits = (
-        not unserved(p.device.type)
+        (options.fused or p.device.type in BY_DEFAULT)
+        and not unserved(p.device.type)
         and all(type(x) in (Tensor, torch.nn.Parameter) for x in (p, g, *state))
         and all(x.device == p.device for x in (g, *state))
         and all(x.layout == torch.strided and not x.is_conj() and not x.is_neg() for x in (p, g, *state))

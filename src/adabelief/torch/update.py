@@ -57,6 +57,8 @@ class Options(NamedTuple):
     k: int = 0
     """Lookahead in every k-th step; 0 for none."""
     alpha: float = 0.5
+    fused: bool | None = None
+    """Whether a kernel was asked for (True), on devices too whose kernel is not the default."""
 
 
 def update(
