@@ -46,10 +46,23 @@ def test_doctor_says_what_serves_the_cpu_and_why(monkeypatch):
     assert re.search(r"cpu +foreach +no C kernel: no compiler", run("doctor").output)
 
 
-def test_doctor_says_what_would_serve_a_gpu():
-    output = run("doctor").output
-    if not torch.cuda.is_available():
-        assert re.search(r"cuda +(fused +Triton.*no such device here|foreach)", words(output))
+@pytest.mark.parametrize(
+    ("device", "row"),
+    [
+        (None, "gpu none torch sees none here"),
+        ("cuda", "cuda foreach fused=True takes the Triton kernel, which no GPU has run yet"),
+        ("mps", "mps foreach no Triton kernel: there is no kernel for mps"),
+    ],
+)
+def test_doctor_says_what_serves_a_gpu(monkeypatch, device, row):
+    from adabelief.torch import fused
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: device is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(device))
+    monkeypatch.setitem(fused.KERNELS, "cuda", (fused.OnGpu, lambda: ""))
+    output = words(run("doctor").output)
+    assert row in output
+    assert ("Triton" in output) is bool(device)
 
 
 @pytest.mark.parametrize(

@@ -223,13 +223,18 @@ def _choices_table() -> Table:
     from adabelief.torch import fused
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = accelerator.type if accelerator else "cuda"
-    table = Table("device", "implementation", "why", box=None, header_style="bold")
     c = f"compiled C, {cpu.instruction_set()}, {torch.get_num_threads()} threads" if not cpu.unavailable() else ""
-    triton = "Triton" if accelerator else "Triton; there is no such device here"
-    for name, language, served in (("cpu", "C", c), (device, "Triton", triton)):
-        reason = fused.unserved(name)
-        table.add_row(name, *(("foreach", f"no {language} kernel: {reason}") if reason else ("fused", served)))
+    kernels = {"cpu": ("C", c)} | ({accelerator.type: ("Triton", "Triton")} if accelerator else {})
+    table = Table("device", "implementation", "why", box=None, header_style="bold")
+    for device, (language, served) in kernels.items():
+        if reason := fused.unserved(device):
+            table.add_row(device, "foreach", f"no {language} kernel: {reason}")
+        elif device not in fused.BY_DEFAULT:
+            table.add_row(device, "foreach", f"fused=True takes the {language} kernel, which no GPU has run yet")
+        else:
+            table.add_row(device, "fused", served)
+    if not accelerator:
+        table.add_row("gpu", "none", "torch sees none here")
     return table
 
 
