@@ -66,10 +66,13 @@ def compile_libraries(run: Run, limit: float) -> Iterator[Row]:
         new, start = target.with_suffix(".new"), time.monotonic()
         flags = ["-shared", "-fPIC", *extension.extra_compile_args]
         arguments = [compiler, *flags, *extension.sources, *getattr(extension, "extra_link_args", []), "-o", str(new)]
-        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=limit)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()}")
-        new.replace(target)
+        try:
+            done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
         yield {"table": "libraries", "library": target.name, "seconds": time.monotonic() - start}
 
 

@@ -32,6 +32,9 @@ Row = dict[str, Any]
 SECONDS = 1.5
 """Of each kind of clock, for each case."""
 
+ROUNDING = 0.01
+"""Relative differences of losses that are none: in 100 steps float32's rounding grows to 0.001 or 0.002 on CPUs."""
+
 STEPS: list[tuple[str, Shapes, torch.dtype]] = [
     ("gpt2-124M", CASES["gpt2-124M"], torch.float32),
     ("one-32M", CASES["one-32M"], torch.float32),
@@ -249,7 +252,7 @@ def gpt(interpret: bool) -> Iterator[Row]:
             "last": found[-1],
             "ms": seconds * 1e3,
             "found": f"off by {off:.1e} at most",
-            "met": off < 0.02 and found[-1] < found[0],
+            "met": off < ROUNDING and found[-1] < found[0],
         }
 
 

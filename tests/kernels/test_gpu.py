@@ -43,6 +43,9 @@ def kernel(request):
     return gpu if DEVICE == "cuda" else request.getfixturevalue("interpreted")
 
 
+needs_interpreter = pytest.mark.skipif(DEVICE == "cuda", reason="it watches the interpreter, as no GPU can be watched")
+
+
 class Walk:
     """A list of arrays with random state, stepped by a table and compared with the reference.
 
@@ -212,6 +215,7 @@ def test_memory_beside_the_arrays_is_left_alone(kernel, dtype, n):
     assert not any(x.any() for x in around)
 
 
+@needs_interpreter
 @pytest.mark.parametrize("odd", ["none", *gpu.COLUMNS[:6], "size"])
 def test_wide_accesses_are_for_aligned_arrays(interpreted, monkeypatch, odd):
     """One address that 16 does not divide, and the whole array is stepped the other way: a GPU would fault."""
@@ -316,6 +320,7 @@ def test_wrong_arguments_are_named():
         gpu.Table([], "int8", torch.device("cpu"))
 
 
+@needs_interpreter
 def test_what_a_graph_captures_is_its_own(interpreted, monkeypatch):
     """While one is captured nothing runs: an upload of then is no upload for later, and one of before is kept."""
     walk = Walk(interpreted, [(5000,), (3, 40)], torch.float32, use_gc=True)

@@ -13,6 +13,7 @@ from adabelief.torch import proof
 from tests.oracle import Oracle, array, set_gradients
 from tests.torch.test_gpu import CASES, parameters
 
+pytestmark = pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")
 on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or bool(proof.unavailable()), reason=proof.unavailable() or "there is no GPU"
 )
@@ -216,6 +217,5 @@ def test_foreach_and_the_loop_mix_no_devices(case, foreach, lr):
             p.grad = torch.empty_like(p)
         optimizer = cls(params, capturable=True, foreach=foreach, **options)
         optimizer.param_groups[0]["lr"] = torch.ones((), device="cuda") if lr == "tensor" else lr
-        optimizer._cuda_graph_capture_health_check = lambda: None
         optimizer.step()
     assert all(x.device.type == "cuda" for entry in optimizer.state.values() for x in entry.values())

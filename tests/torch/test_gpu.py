@@ -10,7 +10,10 @@ from adabelief.torch import compiled, fused, proof
 from tests.kernels.test_gpu import DEVICE, interpreted, kernel  # noqa: F401 - fixtures
 from tests.oracle import Oracle, set_gradients
 
-pytestmark = pytest.mark.skipif(bool(proof.unavailable()), reason=proof.unavailable() or "-")
+pytestmark = [
+    pytest.mark.skipif(bool(proof.unavailable()), reason=proof.unavailable() or "-"),
+    pytest.mark.filterwarnings("ignore:This instance was constructed with capturable"),  # torch's, of steps in no graph
+]
 
 CASES = {
     "AdaBelief": (AdaBelief, {"weight_decay": 0.1}),

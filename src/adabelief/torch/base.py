@@ -19,6 +19,11 @@ from adabelief.torch import compiled, fused, state
 from adabelief.torch.fused import Group
 from adabelief.torch.update import Options, Tensors, update
 
+CHECK_GRAPH_CAPTURE: Callable[[Optimizer], None] = getattr(
+    Optimizer, "_accelerator_graph_capture_health_check", None
+) or getattr(Optimizer, "_cuda_graph_capture_health_check")  # noqa: B009 - deprecated where there is the other
+"""Raises where a CUDA graph is being captured and a group is not capturable, as torch's own optimizers do."""
+
 
 class Base(Optimizer):
     """An AdaBelief: options live in the groups, scalars in `rule`, the update in `update` and `fused`."""
@@ -99,7 +104,7 @@ class Base(Optimizer):
         if self.found_inf is not None and not self._skips_on_device() and float(self.found_inf):
             return loss
         if any(group["params"] and group["params"][0].is_cuda for group in self.param_groups):
-            self._cuda_graph_capture_health_check()
+            CHECK_GRAPH_CAPTURE(self)
         plan = None if torch.compiler.is_compiling() else self._planned()
         for i, group in enumerate(self.param_groups):
             with torch.set_grad_enabled(group["differentiable"]):
