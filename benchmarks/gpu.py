@@ -15,6 +15,7 @@ interpreter. Its numbers are no measurements, and no target is held against them
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import re
@@ -44,13 +45,14 @@ Found = tuple[str, str]
 def extensions() -> list[Any]:
     """The C libraries as setup.py describes them, with their flags; setuptools need not be there."""
     told: dict[str, Any] = {}
-    tools, command = ModuleType("setuptools"), ModuleType("setuptools.command.build_ext")
+    tools = ModuleType("setuptools")
     tools.Extension = lambda name, sources, **options: SimpleNamespace(name=name, sources=sources, **options)
     tools.setup = told.update
-    command.build_ext = object
-    package = ModuleType("setuptools.command")
-    names = {"setuptools": tools, "setuptools.command": package, "setuptools.command.build_ext": command}
-    with mock.patch.dict(sys.modules, names):
+    modules = {"setuptools": tools, "setuptools.command": ModuleType("setuptools.command")}
+    for name in ("build_ext", "bdist_wheel"):
+        command = modules[f"setuptools.command.{name}"] = ModuleType(name)
+        setattr(command, name, object)
+    with mock.patch.dict(sys.modules, modules):
         runpy.run_path(str(ROOT / "setup.py"))
     return list(told["ext_modules"])
 
@@ -61,8 +63,8 @@ def compile_libraries(run: Run, limit: float) -> Iterator[Row]:
     if compiler is None:
         raise RuntimeError("there is no C compiler (cc, gcc, clang, or the one that CC names)")
     for extension in extensions():
-        name = f"{extension.name.replace('.', '/')}.abi3.so"
-        target = run.out / Path(name).name if run.interpret else ROOT / "src" / name
+        package, _, name = extension.name.rpartition(".")
+        target = (run.out if run.interpret else ROOT / "src" / package.replace(".", "/")) / f"{name}.so"
         new, start = target.with_suffix(".new"), time.monotonic()
         flags = ["-shared", "-fPIC", *extension.extra_compile_args]
         arguments = [compiler, *flags, *extension.sources, *getattr(extension, "extra_link_args", []), "-o", str(new)]
@@ -70,6 +72,9 @@ def compile_libraries(run: Run, limit: float) -> Iterator[Row]:
             done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=limit)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+            ctypes.CDLL(str(new))
+            for old in target.parent.glob(f"{name}.*so"):  # of whatever Python it was for: it would come first
+                old.unlink()
             new.replace(target)
         finally:
             new.unlink(missing_ok=True)
