@@ -92,9 +92,9 @@ def tests(run: Run, limit: float) -> Iterator[Row]:
     options = ["-v", "-rfEs", "--tb=short", "-p", "no:cacheprovider", *ini, *side_by_side]
     rc = run.process(["-m", "pytest", *options, *chosen], log, limit, interpreted=False)
     text = log.read_text()
-    results = dict(re.findall(r"^(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", text, re.MULTILINE))
+    results = dict(re.findall(r"^(\S*::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", text, re.MULTILINE))
     results |= {
-        name: result for result, name in re.findall(r"^\[gw\d+\] \[ *\d+%\] (\w+) (\S+::.+?) *$", text, re.MULTILINE)
+        name: result for result, name in re.findall(r"^\[gw\d+\] \[ *\d+%\] (\w+) (\S*::.+?) *$", text, re.MULTILINE)
     }
     if not results and rc is not None:
         raise RuntimeError(f"no test has run: {text.strip().splitlines()[-1]}")
@@ -105,7 +105,7 @@ def tests(run: Run, limit: float) -> Iterator[Row]:
         "found": ", ".join(f"{n} {kind.lower()}" for kind, n in counted.items()),
         "met": rc == 0 and counted["PASSED"] > 0,
     }
-    for result, name, why in re.findall(r"^(FAILED|ERROR) (\S+::.+?)(?: - (.*))?$", text, re.MULTILINE):
+    for result, name, why in re.findall(r"^(FAILED|ERROR) (\S*::.+?)(?: - (.*))?$", text, re.MULTILINE):
         yield {"table": "failures", "test": name, "result": result.lower(), "why": why}
     for n, where, why in re.findall(r"^SKIPPED \[(\d+)\] (\S+): (.*)$", text, re.MULTILINE):
         yield {"table": "skipped tests", "tests": int(n), "where": where, "why": why}
