@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
@@ -379,6 +380,30 @@ def test_fused_is_the_choice_on_the_cpu():
         ({"fused": False}, False),
     ]:
         assert wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+
+
+ASKING = [({}, False), ({"capturable": True}, False), ({"fused": True}, True)]
+
+
+def test_on_gpus_the_kernel_is_for_those_who_ask(monkeypatch):
+    """Until it has been run on one."""
+    monkeypatch.setattr(launch, "unserved", lambda device_type: None)
+    with FakeTensorMode():
+        params = [torch.nn.Parameter(torch.ones(3, device="cuda"))]
+    for options, chosen in ASKING:
+        assert wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+
+
+@needs_kernel
+def test_a_kernel_that_is_not_the_default_takes_no_tensor_unasked(monkeypatch):
+    """Nor those that come after one of another device, nor Keras's, which have no such option."""
+    monkeypatch.setattr(launch, "BY_DEFAULT", set())
+    for options, chosen in ASKING:
+        params = parameters()
+        optimizer = AdaBelief(params, **options)
+        set_gradients(params, 0)
+        (group,) = optimizer.param_groups
+        assert bool(launch.kernel_for(optimizer._tensors(group), 0, optimizer._options(group))) is chosen
 
 
 @pytest.mark.parametrize(("module", "loader"), [(cpu, "_library"), (proof, "_load")])

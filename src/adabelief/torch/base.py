@@ -21,9 +21,6 @@ from adabelief.torch.update import Options, Recipe, Tensors, update
 
 Group = dict[str, Any]
 
-BY_DEFAULT = {"cpu"}
-"""Devices on which a kernel is the default: on a GPU none is, until it has been run on one."""
-
 CHOOSING = ("foreach", "fused", "capturable", "differentiable", "amsgrad", "use_gc", "gc_conv_only", "gc_loc")
 """Options that decide what a plan is; the others are read at every step."""
 
@@ -233,7 +230,7 @@ class Base(Optimizer):
         return rule.coefficients(t, lr=lr, **({name: group[name] for name in RULE} | {"betas": betas}), **more)
 
     def _options(self, group: Group) -> Options:
-        return Options(capturable=group["capturable"])
+        return Options(capturable=group["capturable"], fused=bool(group["fused"]))
 
     def _adaptive_from(self, group: Group) -> float:
         return rule.ADAPTIVE_FROM
@@ -300,7 +297,8 @@ def wanted(group: Group) -> bool:
         return bool(group["fused"])
     if group["foreach"] is not None or group["differentiable"] or not group["params"]:
         return False
-    return group["params"][0].device.type in BY_DEFAULT and launch.unserved(group["params"][0].device.type) is None
+    device = group["params"][0].device.type
+    return device in launch.BY_DEFAULT and launch.unserved(device) is None
 
 
 def refuse_conjugate(p: Tensor) -> None:

@@ -43,7 +43,7 @@ def _update(params: list[Tensor], grads: list[Tensor], *state_and_rest: Any) -> 
     """One step of a list of tensors; row i of `scalars` is the `Scalars` of tensor i."""
     *columns, scalars, gc_min_dim, gc_loc = state_and_rest
     tensors = Tensors(params, grads, [], dict(zip(STATE, columns, strict=True)))
-    options = Options(gc_min_dim=gc_min_dim, gc_loc=gc_loc, capturable=True)
+    options = Options(gc_min_dim, gc_loc, capturable=True, fused=True)
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         kind = kernel_for(tensors, i, options)

@@ -50,9 +50,14 @@ def watched(optimizer: Optimizer) -> bool:
 
 def check_graph_capture(optimizer: Optimizer) -> None:
     """Raises where a CUDA graph is being captured and a group is not capturable, as torch's own optimizers do."""
-    check = getattr(optimizer, "_cuda_graph_capture_health_check", None)
-    if check is not None:
-        check()
+    for name in (
+        "_accelerator_graph_capture_health_check",
+        "_cuda_graph_capture_health_check",
+    ):  # the second of old torch
+        check = getattr(optimizer, name, None)
+        if check is not None:
+            check()
+            return
 
 
 def is_distributed(tensor: Tensor) -> bool:

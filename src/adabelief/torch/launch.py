@@ -101,6 +101,9 @@ KERNELS: dict[str, tuple[type[OnCpu | OnGpu], Callable[[], str | None]]] = {
 }
 """What steps the tensors of a type of device, and why it cannot."""
 
+BY_DEFAULT = {"cpu"}
+"""Types of device whose kernel is taken unasked: those on which it has been run and timed, see `make gpu`."""
+
 
 def unserved(device_type: str) -> str | None:
     """Why there is no kernel for a type of device; None where there is one."""
@@ -119,7 +122,8 @@ def kernel_for(tensors: Tensors, i: int, options: Options) -> type[OnCpu | OnGpu
     p, g, *state = arrays
     dims = centralized_dims(p.ndim, options.gc_min_dim)
     fits = (
-        not unserved(p.device.type)
+        (options.fused or p.device.type in BY_DEFAULT)
+        and not unserved(p.device.type)
         and all(type(x) in PLAIN for x in arrays)
         and all(x.device == p.device for x in arrays)
         and all(x.layout == torch.strided and not x.is_conj() and not x.is_neg() for x in arrays)

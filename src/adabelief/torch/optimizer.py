@@ -52,10 +52,10 @@ class AdaBelief(Base):
             GradScaler skips a step.
         differentiable: Let autograd record the step; the state is replaced instead of changed in place.
         fused: Step through a kernel (True), which takes the whole list at once, or without (False). By default CPU
-            tensors go through the one in C where it was compiled, and CUDA and ROCm tensors through the one in Triton
-            where it is installed, unless `foreach` or `differentiable` is chosen; what they do not take (a gradient
-            whose layout is not that of its parameter) goes through foreach. With True the GradScaler leaves unscaling
-            to the step, as with torch's own.
+            tensors go through the one in C where it was compiled, unless `foreach` or `differentiable` is chosen, and
+            CUDA and ROCm tensors through foreach: the kernel for them, in Triton, has not been run on a GPU yet and is
+            for those who ask with True. What a kernel does not take (a gradient whose layout is not that of its
+            parameter) goes through foreach. With True the GradScaler leaves unscaling to the step, as with torch's own.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.

@@ -107,6 +107,8 @@ class Options(NamedTuple):
     """Centralize gradients, or else steps."""
     capturable: bool = False
     """Step numbers are on the parameters' device, and so is all that follows from them."""
+    fused: bool = False
+    """A kernel was asked for, on devices too whose kernel is not the default."""
 
 
 def update(
