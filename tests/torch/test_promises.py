@@ -301,3 +301,17 @@ def test_grad_scaler(request, each, implementation):
             plain(x).square().mean().backward()
             other.step()
     assert_alike(one, other, tolerance=1e-5)
+
+
+@of_every_implementation
+def test_scale_and_a_group_that_is_empty(request, each, implementation):
+    """What the GradScaler sets before a step of an optimizer that takes it."""
+    if each.name == "AdamW":
+        pytest.skip("torch has capturable on GPUs alone")
+    if implementation.get("fused"):
+        expect_fault(request, each, "found_inf with capturable=True and an empty group: IndexError")
+    groups = [{"params": []}, {"params": parameters()}]
+    optimizer = each.optim_cls(groups, capturable=True, **implementation)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(0.0)
+    walk(optimizer, range(2))
+    assert len(optimizer.state) == len(SHAPES)
