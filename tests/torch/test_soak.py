@@ -53,6 +53,7 @@ OF_CLASS: dict[type, dict[str, list[Any]]] = {
         **{"use_gc": SWITCH, "gc_conv_only": SWITCH, "gc_loc": SWITCH},
     },
 }
+SWITCHES = [name for each in (OPTIONS, *OF_CLASS.values()) for name, values in each.items() if values is SWITCH]
 LAYOUTS = ["contiguous", "own", "strided", "shifted", "expanded"]
 
 anywhere = st.integers(0, 99)
@@ -109,6 +110,9 @@ class Walk(RuleBasedStateMachine):
     def params(self) -> list[Tensor]:
         return [p for group in self.groups for p in group["params"]]
 
+    def group(self, at: int) -> dict[str, Any]:
+        return self.groups[at % len(self.groups)]
+
     def one(self, at: int) -> Tensor:
         return self.params[at % len(self.params)]
 
@@ -145,7 +149,7 @@ class Walk(RuleBasedStateMachine):
         """Gradients that are overwritten where they are."""
         for p in self.params:
             if p.grad is not None and p.grad.is_contiguous():
-                p.grad.mul_(0.7).add_(0.1)
+                p.grad.mul_(-0.7)
         self.oracle.step()
 
     @precondition(lambda self: self.compiles)
@@ -160,20 +164,18 @@ class Walk(RuleBasedStateMachine):
 
     @rule(group=anywhere, name=anywhere, to=anywhere)
     def set_number(self, group, name, to):
-        self.set_option(group, [name for name in self.allowed if self.allowed[name] is not SWITCH], name, to)
+        names = [name for name in self.allowed if self.allowed[name] is not SWITCH]
+        values = self.allowed[names[name % len(names)]]
+        self.group(group)[names[name % len(names)]] = copy.deepcopy(values[to % len(values)])
 
-    @rule(group=anywhere, name=anywhere, to=anywhere)
-    def set_switch(self, group, name, to):
-        self.set_option(group, [name for name in self.allowed if self.allowed[name] is SWITCH], name, to)
-
-    def set_option(self, group: int, names: list[str], name: int, to: int) -> None:
-        chosen = names[name % len(names)]
-        values = self.allowed[chosen]
-        self.groups[group % len(self.groups)][chosen] = copy.deepcopy(values[to % len(values)])
+    @rule(group=anywhere, names=st.sets(st.sampled_from(SWITCHES), min_size=1, max_size=3))
+    def flip_switches(self, group, names):
+        for name in names & self.allowed.keys():
+            self.group(group)[name] = not self.group(group)[name]
 
     @rule(group=anywhere, implementation=st.sampled_from(list(IMPLEMENTATIONS)))
     def choose_implementation(self, group, implementation):
-        self.groups[group % len(self.groups)].update(IMPLEMENTATIONS[implementation])
+        self.group(group).update(IMPLEMENTATIONS[implementation])
 
     @rule(threads=st.sampled_from([1, 2]))
     def set_threads(self, threads):
@@ -246,7 +248,7 @@ class Walk(RuleBasedStateMachine):
     @rule(at=anywhere)
     def swap(self, at):
         """Another parameter in its place, with a state of its own, as wrappers do."""
-        group = self.groups[at % len(self.groups)]
+        group = self.group(at)
         i = at % len(group["params"])
         old = group["params"][i]
         self.leave(old, old.grad, *self.optimizer.state.pop(old, {}).values())
