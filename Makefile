@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test bench gpu format clean
+.PHONY: demo test soak bench gpu format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -13,6 +13,10 @@ test: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	ADABELIEF_PYTORCH_005=$(OFFICIAL_005) $(BIN)/pytest -n 2 --dist loadgroup
+
+soak: .venv/.test
+	ADABELIEF_SOAK=1000 $(BIN)/pytest tests/torch/test_soak.py
+	$(BIN)/python tests/sanitized.py
 
 bench: .venv/.test
 	$(BIN)/python benchmarks/step_time.py --out bench

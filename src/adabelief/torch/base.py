@@ -64,7 +64,7 @@ class Base(Optimizer):
         Raises:
             ValueError: If an option is out of its range, a parameter a lazy conjugate, or `fused=True` has no kernel.
         """
-        group = self.defaults | param_group
+        group = self.defaults | (param_group if isinstance(param_group, dict) else {})  # torch says what else is wrong
         self._check(group)
         warned = any(self._never_adaptive(other) for other in self.param_groups)
         super().add_param_group(param_group)
@@ -123,6 +123,7 @@ class Base(Optimizer):
         return all(
             wanted(group) and (compiling or (group["capturable"] and group["params"][0].device.type != "cpu"))
             for group in self.param_groups
+            if group["params"]
         )
 
     def _step_planned(self) -> None:
@@ -322,9 +323,11 @@ def _is_beta(value: Any) -> bool:
 
 def _tensor(x: Any) -> Tensor:
     """A number as a tensor that a compiled graph takes for any number."""
-    return x.reshape(()) if isinstance(x, Tensor) else torch.zeros((), dtype=torch.float64) + x
+    return _scalar(x) if isinstance(x, Tensor) else torch.zeros((), dtype=torch.float64) + x  # type: ignore[no-any-return]
 
 
 def _scalar(x: Any) -> Any:
-    """A tensor of one element without dimensions; a number as it is."""
-    return x.reshape(()) if isinstance(x, Tensor) else float(x)
+    """A tensor of one element without dimensions, in double precision where its device has that; a number as it is."""
+    if not isinstance(x, Tensor):
+        return float(x)
+    return x.reshape(()) if x.device.type == "mps" else x.reshape(()).double()

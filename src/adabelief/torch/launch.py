@@ -151,7 +151,7 @@ def overlapping(tensors: Tensors, indices: list[int]) -> bool:
 def _counted(step: Tensor, p: Tensor, options: Options) -> bool:
     """Whether a step number is where the kernel of p's device finds it."""
     device = p.device if options.capturable else torch.device("cpu")
-    return type(step) is Tensor and step.device == device and step.dtype == torch.float32
+    return type(step) is Tensor and step.device == device and step.dtype == torch.float32 and step.data_ptr() % 4 == 0
 
 
 def _dense(p: Tensor) -> bool:
