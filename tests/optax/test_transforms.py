@@ -177,8 +177,8 @@ def test_none_leaves_and_empty_trees():
         assert updates["frozen"] is None
         assert jax.tree.structure(before) == jax.tree.structure(after)
         moved = [bool((x != y).any()) for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]
-        frozen = [path for path, _ in jax.tree.leaves_with_path(before) if "frozen" in jax.tree_util.keystr(path)]
-        assert sum(moved) == len(moved) - len(frozen)
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(before)]
+        assert moved == [not path.endswith(("['frozen']", ".steps_since_sync")) for path in paths]  # always 0 at k=1
 
 
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
@@ -285,8 +285,8 @@ def test_orbax_checkpoint_resumes(make, tmp_path):
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (ours.scale_by_belief, {"b1": 1.0}, r"b1 must be in \[0, 1\), got 1.0"),
-        (ours.adabelief, {"learning_rate": -1.0}, "learning_rate must be finite and at least 0, got -1.0"),
+        (ours.scale_by_belief, {"b1": 1.0}, r"b1 must be a number in \[0, 1\), got 1.0"),
+        (ours.adabelief, {"learning_rate": -1.0}, "learning_rate must be a finite number, at least 0, got -1.0"),
         (ours.adabelief, {"learning_rate": float("nan")}, "learning_rate must be .* got nan"),
         (ours.adabelief, {"learning_rate": 1e-3, "b2": -0.1}, "b2 must be"),
         (ours.adabelief, {"learning_rate": 1e-3, "eps": float("inf")}, "eps must be"),
