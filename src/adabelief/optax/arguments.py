@@ -32,7 +32,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ELSEWHERE = {
-    "eps_root": "here eps stands in both places, in s and beside its root; give the value of eps_root as eps",
+    "eps_root": "here one eps is added both to s and to its root; what optax.adabelief takes as eps_root is eps",
     "nesterov": "there is no Nesterov momentum here; leave it out",
 }
 """Arguments of optax's optimizers that these do not have, and what stands for them."""
@@ -58,10 +58,10 @@ def warn_if_never_adaptive(b2: Any, adaptive_from: Any) -> None:
     if not (options.is_number(b2) and options.is_number(adaptive_from) and options.never_adaptive(b2, adaptive_from)):
         return
     frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals["__name__"].startswith(__package__):
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("adabelief.optax"):
         frame, level = frame.f_back, level + 1
     text = options.never_adaptive_text(b2, adaptive_from, name="b2", instead="no rectification")
-    warnings.warn(text, stacklevel=level - 1)
+    warnings.warn(text, stacklevel=level)
 
 
 def explained(function: Callable[P, T]) -> Callable[P, T]:
