@@ -265,8 +265,9 @@ def test_loss_after_a_step_has_a_gradient():
 
 
 @pytest.mark.filterwarnings("ignore")  # orbax's own
+@pytest.mark.parametrize("abstract", [False, True], ids=["zeros", "abstract"])
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_orbax_checkpoint_resumes(make, tmp_path):
+def test_orbax_checkpoint_resumes(make, abstract, tmp_path):
     checkpoint = pytest.importorskip("orbax.checkpoint")
     optimizer = make(optax.linear_schedule(1e-2, 1e-3, 10))
     expected = run(optimizer, 6)
@@ -274,7 +275,8 @@ def test_orbax_checkpoint_resumes(make, tmp_path):
     with checkpoint.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "step", {"params": params, "state": state})
         checkpointer.wait_until_finished()
-        blank = jax.tree.map(jnp.zeros_like, {"params": params, "state": optimizer.init(params)})
+        blank = jax.eval_shape(lambda: params) if abstract else jax.tree.map(jnp.zeros_like, params)
+        blank = {"params": blank, "state": optimizer.init(blank)}
         restored = checkpointer.restore(tmp_path / "step", blank)
     assert jax.tree.structure(restored["state"]) == jax.tree.structure(state)
     resumed = run(optimizer, 3, first=3, start=(restored["params"], restored["state"]))
