@@ -235,6 +235,13 @@ def test_centralization_where_outputs_come_last(options):
         np.testing.assert_allclose(updates_last[n], update, rtol=1e-5, atol=1e-8)
 
 
+def test_slow_weights_are_replaced_by_name():
+    optimizer = ours.ranger_adabelief(1e-2, k=1, alpha=0.0)
+    state = optax.tree_utils.tree_set(optimizer.init(tree(0)), slow=tree(7))
+    updates, _ = optimizer.update(tree(1), state, tree(7))
+    assert_same(updates, jax.tree.map(jnp.zeros_like, tree(7)))
+
+
 def test_no_nan_on_the_way():
     """Not even in the branches of the rectification that are not taken."""
     with jax.debug_nans(True):

@@ -43,8 +43,11 @@ def check_scalar(name: str, value: Any, range_: options.Range, schedule: bool = 
 
     Arrays are not looked into: they may be traced, and a concrete one would have to be waited for.
     """
-    is_array: Callable[[Any], bool] = lambda x: hasattr(x, "shape") and hasattr(x, "dtype")  # noqa: E731
-    options.check(name, value, *range_, passes=lambda x: is_array(x) or (schedule and callable(x)))
+
+    def passes(x: Any) -> bool:
+        return (hasattr(x, "shape") and hasattr(x, "dtype")) or (schedule and callable(x))
+
+    options.check(name, value, *range_, passes=passes)
 
 
 def check_dtype(name: str, dtype: Any) -> None:

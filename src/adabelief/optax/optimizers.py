@@ -72,7 +72,8 @@ def adabelief(
 
     Raises:
         ValueError: If a number is out of its range. Arrays are not looked into.
-        TypeError: From `init` and `update`, for leaves that are neither real nor complex floating-point numbers.
+        TypeError: For optax's arguments `eps_root` and `nesterov`; from `init` and `update`, for leaves that are
+            neither real nor complex floating-point numbers.
 
     Source: Zhuang et al., NeurIPS 2020, https://arxiv.org/abs/2010.07468.
 
@@ -147,7 +148,8 @@ def adabeliefw(
 
     Raises:
         ValueError: If a number is out of its range. Arrays are not looked into.
-        TypeError: From `init` and `update`, for leaves that are neither real nor complex floating-point numbers.
+        TypeError: For optax's arguments `eps_root` and `nesterov`; from `init` and `update`, for leaves that are
+            neither real nor complex floating-point numbers.
 
     Source: Zhuang et al., NeurIPS 2020; Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
 

@@ -87,7 +87,8 @@ def ranger_adabelief(
 
     Raises:
         ValueError: If a number is out of its range. Arrays are not looked into.
-        TypeError: From `init` and `update`, for leaves that are neither real nor complex floating-point numbers.
+        TypeError: For optax's arguments `eps_root` and `nesterov`; from `init` and `update`, for leaves that are
+            neither real nor complex floating-point numbers.
 
     Source: ranger-adabelief 0.1.0; Zhuang et al., NeurIPS 2020; Zhang et al., "Lookahead Optimizer", NeurIPS 2019; Yong
     et al., "Gradient Centralization", ECCV 2020.
@@ -137,7 +138,8 @@ def lookahead(alpha: Scalar = 0.5, k: Scalar = 6) -> optax.GradientTransformatio
 
     and u as it is in the steps between. So the parameters are always the fast weights, and no
     `optax.LookaheadParams` pairs are needed as for `optax.lookahead`. Evaluate after a k-th step, where slow and fast
-    weights agree.
+    weights agree. Weights that are replaced in mid-run are drawn back to the slow ones, unless those are replaced too:
+    `optax.tree_utils.tree_set(state, slow=jax.tree.map(jnp.copy, params))`.
 
     Args:
         alpha: Share of the way from the slow weights to the fast ones, in [0, 1].
@@ -148,6 +150,7 @@ def lookahead(alpha: Scalar = 0.5, k: Scalar = 6) -> optax.GradientTransformatio
 
     Raises:
         ValueError: If a number is out of its range (arrays are not looked into), or `update` gets no parameters.
+        TypeError: From `init` and `update`, for leaves that are neither real nor complex floating-point numbers.
 
     Source: Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back", NeurIPS 2019,
     https://arxiv.org/abs/1907.08610.

@@ -78,7 +78,8 @@ def scale_by_belief(
 
     Raises:
         ValueError: If a number is out of its range, or a dtype is no floating one. Arrays are not looked into.
-        TypeError: From `init` and `update`, for leaves that are neither real nor complex floating-point numbers.
+        TypeError: For optax's arguments `eps_root` and `nesterov`; from `init` and `update`, for leaves that are
+            neither real nor complex floating-point numbers.
 
     Source: Zhuang et al., NeurIPS 2020, https://arxiv.org/abs/2010.07468.
 
