@@ -75,7 +75,7 @@ def coefficients(
     fixed_decay: bool = False,
     rectify: bool = False,
     degenerated_to_sgd: bool = True,
-    adaptive_from: float = ADAPTIVE_FROM,
+    adaptive_from: Any = ADAPTIVE_FROM,
     eps_before_adaptive: bool = True,
     xp: Any = Floats,
 ) -> Coefficients:
