@@ -17,7 +17,7 @@ FRAMEWORKS = ("tensorflow", "jax", "torch", "optax")
 
 def python(*arguments: str, backend: str) -> subprocess.CompletedProcess[str]:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": ""}
-    small = {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    small = {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     env = os.environ | quiet | small | {"KERAS_BACKEND": backend}
     return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=6000)
 

@@ -158,12 +158,12 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         if not self._decays(i):
             c = c._replace(shrink=1.0, l2=0.0)
         before = ops.cast(variable, dtype)
-        slow = ops.where(t == 1, before, ops.convert_to_tensor(self._slow_buffers[i])) if self.k else None
+        slow = ops.where(t == 1, before, self._slow_buffers[i].value) if self.k else None
         if i in scalars.waiting:
             self.assign(self._slow_buffers[i], slow)
             return
         kept = [states[i] for states in (self._exp_avgs, self._exp_avg_vars, self._max_exp_avg_vars) if states]
-        old = [before, *map(ops.convert_to_tensor, kept)]
+        old = [before, *(x.value for x in kept)]
         rows, dims = sparse_rows(gradient), self._centralized_dims(variable)
         g = ops.cast(dense(gradient, variable), dtype)
         if rows is None or dims:

@@ -15,6 +15,11 @@ from adabelief.keras import RangerAdaBelief
 from tests.mixes import Walk, mixes_without
 
 BACKEND = keras.backend.backend()
+if BACKEND == "tensorflow":  # two devices, for strategies; to be said before TensorFlow begins
+    import tensorflow as tf
+
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
 QUIET = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, with NumPy 2.4
 only = {name: pytest.mark.skipif(name != BACKEND, reason=f"of {name}") for name in ("tensorflow", "jax", "torch")}
 
@@ -53,8 +58,12 @@ class Reference:
         before, options = [array(v) for v in self.variables], self.read() if self.options is None else self.options
         grads = [ops.convert_to_tensor(g, dtype=v.dtype) for g, v in zip(gradients, self.variables, strict=True)]
         (apply or self.optimizer.apply)(grads, self.variables)
-        for i, (v, g) in enumerate(zip(self.variables, expected_gradients or map(array, grads), strict=True)):
-            lists = {name: getattr(self.optimizer, attribute) for name, attribute in STATES.items()}
+        self.compare(before, expected_gradients or [array(g) for g in grads], options)
+
+    def compare(self, before: list[np.ndarray], gradients: list[np.ndarray], options: dict[str, Any]) -> None:
+        """Asserts what a step from `before` with these gradients has come to."""
+        lists = {name: getattr(self.optimizer, attribute) for name, attribute in STATES.items()}
+        for i, (v, g) in enumerate(zip(self.variables, gradients, strict=True)):
             state = {name: ops.convert_to_numpy(xs[i]) for name, xs in lists.items() if xs}
             assert {x.dtype for x in state.values()} == {np.dtype("float64" if v.dtype == "float64" else "float32")}
             undecayed = {"weight_decay": 0.0} if i in self.undecayed else {}
