@@ -88,6 +88,25 @@ def test_errors(cls, options, message):
         cls(**options)
 
 
+FOREIGN = {
+    "total_steps": "WarmupDecay",
+    "warmup_proportion": "WarmupDecay",
+    "min_lr": "WarmupDecay",
+    "sma_threshold": "adaptive_from",
+    "n_sma_threshold": "adaptive_from",
+    "print_change_log": "leave it out",
+    "decay": "InverseTimeDecay",
+    "lr": "learning_rate",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
+def test_arguments_of_other_packages_say_the_new_form(cls, name):
+    with pytest.raises(TypeError, match=f"{cls.__name__} has no argument {name}: .*{FOREIGN[name]}"):
+        cls(**{name: 1})
+
+
 def test_warnings():
     with pytest.warns(UserWarning, match=r"clipvalue=0\.1.*clipnorm") as caught:
         optimizer = AdaBelief(clipvalue=0.1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 from keras.optimizers import schedules
 
 from adabelief.keras import AdaBelief, AdaBeliefW, RangerAdaBelief, WarmupDecay
-from tests.keras.checks.common import QUIET, Reference, X, Y, array, gradients, new_model, new_variables
+from tests.keras.checks.common import QUIET, Reference, X, Y, array, gradients, new_model, new_variables, number
 from tests.mixes import DECAYS
 
 pytestmark = QUIET
@@ -97,3 +99,73 @@ def test_saved_model_resumes_to_the_bit(make, resumed_by, tmp_path):
     pairs += zip(model.optimizer.variables, resumed.optimizer.variables, strict=True)
     for a, b in pairs:
         assert np.array_equal(array(a), array(b)), a.path
+
+
+def layers_of(*units: int) -> list[Any]:
+    layers = [keras.layers.Dense(n, name=f"layer_{i}") for i, n in enumerate(units)]
+    keras.Sequential([keras.layers.Input((3,)), *layers])
+    return layers
+
+
+def weights_of(layers: list[Any]) -> list[Any]:
+    return [v for layer in layers for v in layer.trainable_variables]
+
+
+FREEZINGS = {"none": (0, 1, 2), "before": (1, 2), "between": (0, 2), "other": (2, 0)}
+
+
+@pytest.mark.parametrize("left", FREEZINGS.values(), ids=FREEZINGS)
+def test_exclusions_follow_their_variables_where_layers_are_frozen(left):
+    layers = layers_of(3, 3, 3)
+    optimizer = AdaBelief(1e-2, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=[layers[2].bias])
+    optimizer.build(weights_of(layers))
+    again = AdaBelief.from_config(optimizer.get_config())
+    variables = weights_of([layers[i] for i in left])
+    again.build(variables)
+    assert [v.path for i, v in enumerate(variables) if not again._decays(i)] == [layers[2].bias.path]
+
+
+def test_exclusions_that_are_gone_are_told():
+    layers = layers_of(3, 3)
+    optimizer = AdaBelief(1e-2, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=[layers[0].bias])
+    optimizer.build(weights_of(layers))
+    again = AdaBelief.from_config(optimizer.get_config())
+    with pytest.warns(UserWarning, match=r"not among its variables now: .*layer_0/bias"):
+        again.build(weights_of(layers[1:]))
+    assert all(map(again._decays, range(2)))
+
+
+def test_exclusions_of_a_model_made_anew_go_by_order():
+    """As its layers may have other names."""
+    first, second = ([keras.layers.Dense(3), keras.layers.Dense(3)] for _ in range(2))
+    for layers in (first, second):
+        keras.Sequential([keras.layers.Input((3,)), *layers])
+    optimizer = AdaBelief(1e-2, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=[layer.bias for layer in first])
+    optimizer.build(weights_of(first))
+    again = AdaBelief.from_config(optimizer.get_config())
+    again.build(weights_of(second))
+    assert [again._decays(i) for i in range(4)] == [True, False, True, False]
+
+
+def test_what_version_0_1_saved_loads():
+    saved = {
+        "module": "adabelief.keras",
+        "class_name": "RangerAdaBelief",
+        "registered_name": "adabelief>RangerAdaBelief",
+        "config": {
+            "name": "ranger_ada_belief",
+            "learning_rate": 0.25,
+            "weight_decay": 0.1,
+            "n_sma_threshold": 4.5,
+            "k": 3,
+            "excluded_from_weight_decay": {"variables": [[1, "bias"]], "var_names": []},
+        },
+    }
+    optimizer = keras.optimizers.deserialize(saved)
+    optimizer.build(weights_of(layers_of(3)))
+    assert type(optimizer) is RangerAdaBelief
+    assert (optimizer.adaptive_from, optimizer.k, number(optimizer.learning_rate)) == (4.5, 3, 0.25)
+    assert [optimizer._decays(i) for i in range(2)] == [True, False]

@@ -8,7 +8,7 @@ import keras
 import pytest
 
 from adabelief.keras import AdaBelief, AdaBeliefW, RangerAdaBelief
-from tests.keras.checks.common import BACKEND, MIXES, QUIET, Reference, gradients, named, new_variables, only
+from tests.keras.checks.common import BACKEND, MIXES, QUIET, Reference, gradients, named, new_variables
 from tests.mixes import DEFAULTS
 
 pytestmark = QUIET
@@ -97,22 +97,6 @@ def test_eager(mix):
     reference = Reference(cls(**arguments), new_variables())
     for t in range(8):
         reference.step(gradients(t))
-
-
-@only["tensorflow"]
-def test_built_inside_a_function():
-    import tensorflow as tf
-
-    variables = new_variables()
-    optimizer = RangerAdaBelief(1e-2, k=2)
-
-    @tf.function
-    def step(grads):
-        optimizer.apply_gradients(zip(grads, variables, strict=True))
-
-    reference = Reference(optimizer, variables)
-    for t in range(5):
-        reference.step(gradients(t), apply=lambda grads, _: step(grads))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -8,9 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-from adabelief.keras import AdaBelief, RangerAdaBelief, WarmupDecay
+from adabelief.keras import AdaBelief, AdaBeliefW, RangerAdaBelief, WarmupDecay
 from adabelief.rule import reference_step
-from tests.keras.checks.common import QUIET, array, number, only
+from tests.keras.checks.common import BACKEND, QUIET, Reference, array, gradients, new_variables, number, only
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
 
 pytestmark = [QUIET, only["tensorflow"]]
 
@@ -30,8 +33,6 @@ ADABELIEF_TF_SPARSE = {
 @pytest.mark.parametrize("name", ADABELIEF_TF_SPARSE)
 def test_sparse_values_of_adabelief_tf(name):
     """The sparse table of adabelief-tf's own tests: 200 steps, inside tf.function."""
-    import tensorflow as tf
-
     options, *expected = ADABELIEF_TF_SPARSE[name]
     variables = [tf.Variable([1.0, 2.0]), tf.Variable([3.0, 4.0])]
     optimizer = AdaBelief(epsilon=1e-14, weight_decouple=True, **({"rectify": True} | options))
@@ -51,8 +52,6 @@ def test_sparse_values_of_adabelief_tf(name):
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"weight_decay": 0.1}, {"clipnorm": 1e6}], ids=str)
 def test_sparse_rows(options):
     """Rows without a gradient keep their values while their state decays; repeated rows count as their sum."""
-    import tensorflow as tf
-
     variable = keras.Variable(np.random.default_rng(0).normal(size=(4, 3)))
     optimizer = AdaBelief(1e-2, epsilon=1e-8, **options)
     state: dict[str, Any] = {}
@@ -80,8 +79,6 @@ def test_sparse_rows(options):
 
 @pytest.mark.parametrize("options", [{}, {"gc_loc": False}, {"gc_outputs_last": False}], ids=str)
 def test_sparse_rows_that_are_centralized_are_those_of_the_dense_gradient(options):
-    import tensorflow as tf
-
     optimizers = [RangerAdaBelief(1e-2, **options) for _ in range(2)]
     variables = [keras.Variable(np.random.default_rng(0).normal(size=(4, 3))) for _ in range(2)]
     for t in range(10):
@@ -92,3 +89,38 @@ def test_sparse_rows_that_are_centralized_are_those_of_the_dense_gradient(option
         ):
             optimizer.apply([gradient], [variable])
     assert np.array_equal(*map(array, variables))
+
+
+@pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_optimizer_built_inside_a_function(cls, jit_compile):
+    variables = new_variables(shapes=((3, 2), (4,)))
+    optimizer = cls(1e-2)
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def step(grads):
+        optimizer.apply_gradients(zip(grads, variables, strict=True))
+
+    reference = Reference(optimizer, variables)
+    for t in range(7):
+        reference.step(gradients(t, ((3, 2), (4,))), apply=lambda grads, _: step(grads))
+
+
+@pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
+@pytest.mark.parametrize("known", ["rank", "nothing", "rows"])
+def test_gradients_of_unknown_shape(cls, known):
+    """As `tf.py_function` and strategies hand them over; rows without the number of all rows, as well."""
+    variables = new_variables(shapes=((4, 3),))
+    optimizer = cls(1e-2)
+    optimizer.build(variables)
+    shape = {"rank": tf.TensorShape([None, None]), "nothing": None, "rows": tf.TensorShape([None, 3])}[known]
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
+    def step(gradient):
+        if known == "rows":
+            gradient = tf.IndexedSlices(gradient, tf.range(4))
+        optimizer.apply_gradients([(gradient, variables[0])])
+
+    reference = Reference(optimizer, variables)
+    for t in range(7):
+        reference.step(gradients(t, ((4, 3),)), apply=lambda grads, _: step(grads[0]))

@@ -8,7 +8,18 @@ import pytest
 from keras import ops
 
 from adabelief.keras import AdaBelief, AdaBeliefW, RangerAdaBelief
-from tests.keras.checks.common import BACKEND, QUIET, Reference, X, Y, array, gradients, new_model, new_variables
+from tests.keras.checks.common import (
+    BACKEND,
+    QUIET,
+    Reference,
+    X,
+    Y,
+    array,
+    gradients,
+    new_model,
+    new_variables,
+    number,
+)
 
 pytestmark = QUIET
 
@@ -82,9 +93,15 @@ def test_ema():
         np.testing.assert_allclose(array(v), x, rtol=1e-6)
 
 
-def test_missing_gradients_and_late_variables():
+class Overriding(RangerAdaBelief):
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, learning_rate)
+
+
+@pytest.mark.parametrize("cls", [RangerAdaBelief, Overriding])
+def test_missing_gradients_and_late_variables(cls):
     variables = new_variables(shapes=((3, 2), (4,)))
-    optimizer = RangerAdaBelief(1e-2, k=2)
+    optimizer = cls(1e-2, k=2)
     optimizer.build(variables)
     g = [ops.ones((3, 2)), ops.ones(4)]
     for _ in range(3):
@@ -107,13 +124,42 @@ def test_weights_set_after_building_are_the_slow_weights():
         reference.step(gradients(t))
 
 
+def test_weights_set_in_mid_run_stay_after_reset_lookahead():
+    variables = new_variables()
+    optimizer = RangerAdaBelief(1e-2, k=2)
+    reference = Reference(optimizer, variables)
+    for t in range(9):
+        if t == 5:
+            for v, walk in zip(variables, reference.walks, strict=True):
+                v.assign(v + 1.0)
+                walk.state["slow_buffer"] = np.moveaxis(array(v), -1, 0) if len(v.shape) > 1 else array(v)
+            optimizer.reset_lookahead()
+        reference.step(gradients(t))
+
+
 @pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
-def test_embedding_model_trains(cls):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [keras.layers.Embedding(10, 4), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)]
-    )
-    model.compile(cls(1e-2, clipnorm=1.0), "mse")
-    tokens = np.random.default_rng(0).integers(0, 10, size=(64, 5))
-    history = model.fit(tokens, (tokens == 3).sum(1)[:, None], epochs=15, batch_size=8, verbose=0).history["loss"]
-    assert history[-1] < history[0]
+def test_a_subclass_own_step_is_taken_and_given_a_learning_rate(cls):
+    rates = []
+
+    class Own(cls):
+        def update_step(self, gradient, variable, learning_rate):
+            rates.append(number(learning_rate))
+            super().update_step(-gradient, variable, learning_rate)
+
+    variables = new_variables()
+    reference = Reference(Own(1e-2, k=2) if cls is RangerAdaBelief else Own(1e-2), variables)
+    for t in range(4):
+        reference.step(gradients(t), expected_gradients=[-array(ops.cast(g, "float32")) for g in gradients(t)])
+    assert rates == [number(reference.optimizer.learning_rate)] * 4 * len(variables)
+
+
+@pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered")  # of the reference
+def test_empty_variables_and_numpy_gradients(cls, dtype):
+    shapes = ((0, 4), (4, 0), (0,), (2, 3))
+    reference = Reference(cls(1e-2), new_variables(shapes=shapes))
+    for t in range(7):
+        grads = [g.astype(dtype) for g in gradients(t, shapes)]
+        apply = lambda _, variables, grads=grads: reference.optimizer.apply(grads, variables)  # noqa: E731
+        reference.step(grads, expected_gradients=[g.astype("float32") for g in grads], apply=apply)
