@@ -15,7 +15,7 @@ FOREIGN = {
     "eps": "write epsilon",
     "betas": "write beta_1 and beta_2",
 }
-"""Those of adabelief-tf, ranger-adabelief, PyTorch and version 0.1."""
+"""Those of adabelief-tf, ranger-adabelief, PyTorch and older versions."""
 
 
 def refuse_foreign(optimizer: str, arguments: Collection[str]) -> None:

@@ -46,6 +46,8 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
     rectify, amsgrad, weight_decouple, fixed_decay, degenerated_to_sgd = False, False, False, False, True
     use_gc, gc_conv_only, gc_loc, gc_outputs_last, k, alpha = False, False, True, False, 0, 0.5
     adaptive_from, _eps_before_adaptive = rule.ADAPTIVE_FROM, True
+    _frames = 3
+    """Calls between a warning of the constructor and the line that it is about."""
     _undecayed: frozenset[int] = frozenset()
     """Indices of the variables that are excluded from weight decay, once the optimizer is built."""
     _saved_exclusions = Exclusions()
@@ -70,11 +72,11 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
             warnings.warn(
                 f"clipvalue={self.clipvalue}: elements clamped to a bound step after step look perfectly predictable "
                 "to AdaBelief, and their steps grow up to epsilon's limit. Use clipnorm or global_clipnorm instead.",
-                stacklevel=3,
+                stacklevel=self._frames,
             )
         if self.rectify and never_adaptive(self.beta_2, self.adaptive_from):
             text = never_adaptive_text(self.beta_2, self.adaptive_from, name="beta_2", instead="no rectification")
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, stacklevel=self._frames)
 
     def build(self, variables: list[Any]) -> None:
         """Creates the state of the variables, all zeros: Lookahead's slow weights begin in the first step."""
@@ -311,7 +313,7 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         """The optimizer that has this config."""
         config = dict(config)
         excluded = config.pop("excluded_from_weight_decay", None)
-        if "n_sma_threshold" in config:  # the name in models that were saved by version 0.1
+        if "n_sma_threshold" in config:  # as older versions saved it
             config["adaptive_from"] = config.pop("n_sma_threshold")
         if isinstance(config.get("weight_decay"), dict):
             config["weight_decay"] = keras.optimizers.schedules.deserialize(config["weight_decay"], custom_objects)

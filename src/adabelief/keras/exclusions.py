@@ -18,7 +18,7 @@ class Exclusions(NamedTuple):
     variables: tuple[tuple[int, str], ...] = ()
     """Index and short name of each excluded variable."""
     paths: tuple[str, ...] = ()
-    """Paths of all variables; version 0.1 saved none."""
+    """Paths of all variables; older versions saved none."""
 
 
 def path(variable: Any) -> str:

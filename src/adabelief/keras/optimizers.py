@@ -120,6 +120,8 @@ class AdaBeliefW(AdaBelief):
         array([0.95], dtype=float32)
     """
 
+    _frames = 4
+
     def __init__(
         self,
         learning_rate: Any = 1e-3,

@@ -107,16 +107,16 @@ def test_arguments_of_other_packages_say_the_new_form(cls, name):
         cls(**{name: 1})
 
 
-def test_warnings():
-    with pytest.warns(UserWarning, match=r"clipvalue=0\.1.*clipnorm") as caught:
-        optimizer = AdaBelief(clipvalue=0.1)
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match="never become adaptive"):
-        AdaBelief(rectify=True, beta_2=0.5)
+@pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
+def test_warnings(cls):
+    with pytest.warns(UserWarning, match=r"clipvalue=0\.1.*clipnorm") as clipped:
+        optimizer = cls(clipvalue=0.1)
+    with pytest.warns(UserWarning, match="never become adaptive") as never:
+        cls(beta_2=0.5, **({} if cls is RangerAdaBelief else {"rectify": True}))
+    assert [(len(caught), caught[0].filename) for caught in (clipped, never)] == [(1, __file__)] * 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        AdaBelief(clipnorm=1.0)
+        cls(clipnorm=1.0)
         optimizer.apply([ops.ones(2)], [keras.Variable([1.0, 1.0])])
 
 

@@ -150,7 +150,7 @@ def test_exclusions_of_a_model_made_anew_go_by_order():
     assert [again._decays(i) for i in range(4)] == [True, False, True, False]
 
 
-def test_what_version_0_1_saved_loads():
+def test_what_older_versions_saved_loads():
     saved = {
         "module": "adabelief.keras",
         "class_name": "RangerAdaBelief",
