@@ -136,7 +136,7 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         if overridden:
             for i in waiting:
                 slow, now = self._slow_buffers[i], self._trainable_variables[i]
-                self.assign(slow, ops.where(self.iterations == 0, ops.cast(now, slow.dtype), slow))
+                self.assign(slow, ops.where(self.iterations == 0, ops.cast(now, slow.dtype), slow.value))
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
         variables = [*trainable_variables, *(self._trainable_variables[i] for i in waiting)]
