@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from adabelief.lab.catalogue import about
+from adabelief.lab.data.cifar import cifar
 from adabelief.lab.data.examples import Examples, Split
-from adabelief.lab.data.images import cifar
 from adabelief.lab.models import frechet
 from adabelief.lab.models.gans import (
     DCGAN_LATENT,
@@ -50,10 +50,11 @@ def _make(request: Request, name: str) -> Adversarial:
         split = Split(*(Examples(2 * images - 1, labels) for images, labels in digits.intensities()))
     else:
         split = cifar(
-            *(options["images"], request.data),
-            limit=options["train_examples"],
-            validation=options["validation_examples"],
-            test_limit=options["test_examples"],
+            options["images"],
+            request.data,
+            train_examples=options["train_examples"],
+            validation_examples=options["validation_examples"],
+            test_examples=options["test_examples"],
         )
     return Adversarial(request, split, GAMES[name])
 
