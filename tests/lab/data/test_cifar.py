@@ -14,17 +14,7 @@ from PIL import Image
 
 from adabelief.lab.data import parquet
 from adabelief.lab.data.cifar import CIFAR, cifar
-from tests.lab.data.pictures import leave_out, some_pixels, write
-
-
-def write_cifar(folder, train=200, test=50, classes=10, **columns):
-    """A folder as the hub has it, and what is in it: the images as bytes, with their labels."""
-    contents = []
-    for seed, (part, n) in enumerate({"train": train, "test": test}.items()):
-        pixels, labels = some_pixels(n, seed=seed), np.arange(n) % classes
-        write(folder / f"{part}.parquet", pixels, labels, **columns)
-        contents.append({x.transpose(2, 0, 1).tobytes(): y for x, y in zip(pixels, labels, strict=True)})
-    return contents
+from tests.lab.data.pictures import leave_out, some_pixels, write, write_cifar
 
 
 def labelled(*parts):

@@ -100,6 +100,13 @@ def test_download(monkeypatch, nested):
     assert found.test == Pairs([f"haus {i}" for i in range(3)], [f"house {i}" for i in range(3)])
 
 
+def test_a_row_without_a_text_is_named(monkeypatch):
+    table = datasets.Dataset.from_list([{"de": "Haus", "en": "House"}, {"de": None, "en": "Tree"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
+    with pytest.raises(ValueError, match="multi30k, train, row 1 has no text: None in the column de; download it"):
+        corpus("multi30k")
+
+
 def test_a_download_that_fails_names_the_remedy(monkeypatch):
     def unreachable(name, split):
         raise ConnectionError("no route")

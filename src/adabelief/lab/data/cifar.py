@@ -32,7 +32,7 @@ class Cifar:
         classes: How many there are.
         labels: Names that the column of labels may have.
         mean: Mean of each channel, for pixels between 0 and 1.
-        std: Likewise.
+        std: Standard deviation of each channel, for the same pixels.
         folder: The folder in the archive of the Python version that the authors of the data offer.
         batches: The files of each part in it.
     """
@@ -179,7 +179,9 @@ def _of_batches(name: str, data: Path, part: str) -> tuple[Examples, str]:
     if missing:
         raise FileNotFoundError(f"{folder} has no {parquet.few(missing)}; unpack the archive again")
     batches = [read_batch(file) for file in files]
-    return Examples(*(torch.cat(parts) for parts in zip(*batches, strict=True))), parquet.few(files)
+    images = torch.cat([batch.inputs for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches])
+    return Examples(images, labels), parquet.few(files)
 
 
 def read_batch(file: Path) -> Examples:

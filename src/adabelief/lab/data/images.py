@@ -55,7 +55,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     Args:
         images: (n, c, h, w) in uint8.
         mean: Mean of each channel, for pixels between 0 and 1.
-        std: Likewise.
+        std: Standard deviation of each channel, for the same pixels.
 
     Raises:
         ValueError: If `images` are not in uint8.

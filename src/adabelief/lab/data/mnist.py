@@ -88,7 +88,7 @@ def read_idx(path: Path) -> Array:
 
 
 def _of_rows(name: str, folder: Path | None, part: str) -> tuple[Array, Array, str]:
-    """The same of parquet files, in a folder or from the hub."""
+    """Images, labels and what to call them, from the rows of parquet files, in a folder or from the hub."""
     rows = parquet.downloaded(HUB[name], part) if folder is None else parquet.local(folder, (part,))
     images = []
     for index, row in enumerate(rows.images["image"]):

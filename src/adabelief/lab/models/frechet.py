@@ -133,7 +133,7 @@ def width(network: nn.Module, features: str, size: int) -> int:
 
     Args:
         network: What `network` made.
-        features: Of what it made it.
+        features: Its name, as `network` took it.
         size: Height and width of the images.
 
     Raises:
@@ -161,7 +161,7 @@ def sha256(network: nn.Module, features: str) -> str:
 
     Args:
         network: What `network` made.
-        features: Of what it made it.
+        features: Its name, as `network` took it.
 
     Returns:
         The SHA-256 of a file NAME.pt2; of any other network, that of the names and values of its weights.
