@@ -119,6 +119,11 @@ def test_new_files_are_noticed(folder):
     assert len(cifar("cifar10", folder, validation_examples=20).test.labels) == 30
 
 
+def test_a_folder_s_name_is_no_pattern(tmp_path):
+    _, test = write_cifar(tmp_path / "a[1] b*")
+    assert labelled(cifar("cifar10", tmp_path / "a[1] b*", validation_examples=20).test) == test
+
+
 def test_nothing_is_downloaded_where_there_is_a_folder(folder, monkeypatch):
     for name in ("getaddrinfo", "create_connection"):
         monkeypatch.setattr(socket, name, lambda *_, **__: pytest.fail("asked the network"))

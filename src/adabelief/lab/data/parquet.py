@@ -6,6 +6,7 @@ for one of them, mix what two folders hold, and name no file where one is damage
 
 from __future__ import annotations
 
+import glob
 import io
 import struct
 from bisect import bisect_right
@@ -115,7 +116,7 @@ def local(folder: Path, parts: Sequence[str], labels: Sequence[str] = ("label",)
     if not place.ends[-1]:
         raise ValueError(f"{place}: there are no rows; download it again")
     try:
-        table = datasets.Dataset.from_parquet(files)
+        table = datasets.Dataset.from_parquet([glob.escape(file) for file in files])  # it takes names for patterns
     except datasets.exceptions.DatasetGenerationError as error:
         reason = _line(error.__cause__)
         raise ValueError(f"{place}: damaged, or of different columns ({reason}); download again") from error
