@@ -29,6 +29,7 @@ class Method:
         variant: Options that make the library's version the one of the paper's experiments.
         note: Where it still differs from the code behind the paper, or "".
         form: The fastest form that its package has, so that times compare with that; settings may ask for another.
+        usual_form: How it steps where nobody chooses: a name in `FORMS`, or "default" for whatever its package takes.
     """
 
     make: Callable[..., Optimizer]
@@ -36,6 +37,7 @@ class Method:
     variant: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     form: Mapping[str, bool] = field(default_factory=dict)
+    usual_form: str = "default"
 
     def arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that `make` is called with: the settings, the form and the variant."""
@@ -47,7 +49,7 @@ def msvag(
     params: Iterable[Parameter], lr: float = 1e-2, beta: float = 0.9, weight_decay: float = 0.0
 ) -> pytorch_optimizer.MSVAG:
     """MSVAG with coupled weight decay, which pytorch_optimizer's takes as an argument and ignores."""
-    optimizer = pytorch_optimizer.MSVAG(params, lr=lr, beta=beta)
+    optimizer = pytorch_optimizer.MSVAG(params, lr=lr, beta=beta, foreach=True)
     if weight_decay:
         optimizer.register_step_pre_hook(partial(_add_decay, weight_decay))
     return optimizer
@@ -143,6 +145,7 @@ METHODS: Mapping[str, Method] = {
         note="pytorch_optimizer follows MSVAG's own code: a full first step, and factors clamped to [0, 1]; the code "
         "behind the paper has a first step of zero and no clamp. Coupled decay is added to the gradient by the lab, "
         "since the library's MSVAG has none.",
+        usual_form="foreach",
     ),
     "Fromage": Method(
         pytorch_optimizer.Fromage,
@@ -155,7 +158,8 @@ METHODS: Mapping[str, Method] = {
         EAdam,
         "adabelief.lab",
         note="Adam with eps placed as in AdaBelief, though not always as large. The paper does not have it; others "
-        "found that it explains much of the published gain. It always steps by foreach.",
+        "found that it explains much of the published gain.",
+        usual_form="foreach",
     ),
     "AdamW-same-decay": Method(
         torch.optim.AdamW,

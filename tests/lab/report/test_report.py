@@ -13,9 +13,10 @@ from PIL import Image
 from adabelief.lab import tasks
 from adabelief.lab.analysis.experiments import experiments
 from adabelief.lab.analysis.runs import load
+from adabelief.lab.analysis.statistics import judge
 from adabelief.lab.models.functions import FUNCTIONS
 from adabelief.lab.optimizers import METHODS
-from adabelief.lab.report import figures, html, latex, report, style, walk_figures
+from adabelief.lab.report import figures, html, latex, report, style, walk_figures, writer
 from adabelief.lab.task import Metric
 from adabelief.lab.tasks.toy import walk
 from tests.lab import synthetic
@@ -35,7 +36,9 @@ def tables(markdown):
 
 
 def text_of(folder, **more):
-    return report.markdown(experiments(load([folder])), command="adabelief report runs", **more)
+    verdicts = [*map(judge, experiments(load([folder])))]
+    chapters = report.chapters(verdicts, command="adabelief report runs", **more)
+    return writer.markdown(report.title_of(verdicts), "", chapters)
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +80,10 @@ STEMS = [f"{name}-{kind}" for name in ("cifar10-resnet34-small", "digits-small")
 
 def test_every_file_is_written_and_nothing_else(out):
     assert sorted(path.name for path in out.iterdir()) == [
-        *("figures", "report.html", "report.md", "results.csv", "table.tex", "walks.csv")
+        *("figures", "manifest.json", "report.html", "report.md", "results.csv", "table.tex", "walks.csv")
     ]
     names = [f"{stem}.{suffix}" for stem in (*STEMS, "trajectories", "distances") for suffix in ("png", "svg")]
-    assert {path.name for path in (out / "figures").iterdir()} - {"race.mp4"} == {*names, "race.gif"}
+    assert {path.name for path in (out / "figures").iterdir()} - {"race.mp4"} == {*names, "race.gif", "race.dark.gif"}
 
 
 def test_figures_show_something(out):
@@ -102,7 +105,7 @@ def test_nothing_is_cut_off_by_the_sides_of_a_figure(tmp_path):
             synthetic.write(tmp_path, synthetic.config(optimizer, task="digits", lr=lr))
     (searched,) = experiments(load([tmp_path]))
     for draw in (figures.curves, figures.dots, figures.times):
-        with Image.open(io.BytesIO(draw(searched)["png"])) as image:
+        with Image.open(io.BytesIO(draw(judge(searched))["png"])) as image:
             pixels = np.asarray(image.convert("L"))
         assert pixels.min() < 255
         assert (pixels[:, [0, -1]] == 255).all(), draw.__name__
@@ -110,7 +113,7 @@ def test_nothing_is_cut_off_by_the_sides_of_a_figure(tmp_path):
 
 def test_figures_come_out_the_same(runs, out):
     first = experiments(load([runs]))[0]
-    for suffix, content in figures.curves(first).items():
+    for suffix, content in figures.curves(judge(first)).items():
         assert content == (out / f"figures/cifar10-resnet34-small-curves.{suffix}").read_bytes()
 
 
@@ -187,9 +190,11 @@ def test_published_numbers_are_beside_ours(out):
     assert rows.keys() == {"AdaBelief", "SGD", "Adam †"}, "what has other settings was not published"
     belief = rows["AdaBelief"]
     assert (belief["ours, last epoch"], belief["ours, picked on validation"]) == ("94.00 ± 0.71", "94.50 ± 0.71")
-    assert belief["last epoch [1]"] == "95.20 (−1.20)"
-    assert belief["best, picked on test [1]"] == "95.44 (−0.94)"
-    assert belief["best, picked on test [2]"] == "95.26 (−0.76)"
+    assert belief["last epoch [1]"] == "95.20", "of another experiment there is no difference to give"
+    assert belief["best, picked on test [1]"] == "95.44"
+    assert belief["best, picked on test [2]"] == "95.26"
+    assert "**Ours is another experiment**" in text
+    assert "ours minus theirs" not in text
     assert "1. https://github.com/juntang-zhuang/Adabelief-Optimizer" in text
     assert "**What sets ours apart:** 5,000 training" in text
 
@@ -225,7 +230,8 @@ def test_several_experiments_have_a_section_each(out):
 def test_where_it_was_run(out):
     text = (out / "report.md").read_text()
     assert "13 runs on A processor, Linux: 2 cores, 1 thread of torch, device cpu, 1 process. Python 3.12.1, " in text
-    assert "adabelief 1.0, torch 2.14.1, commit abc1234. Started by `adabelief train digits --optimizer all`." in text
+    assert "adabelief 1.0, torch 2.14.1, commit abc1234. Started by" in text
+    assert "```sh\n    adabelief train digits --optimizer all\n    ```" in text
 
 
 def test_runs_of_several_commits_in_one_place_are_told_together(tmp_path):
@@ -238,7 +244,7 @@ def test_runs_of_several_commits_in_one_place_are_told_together(tmp_path):
 
 def test_numbers_on_other_data_are_not_subtracted(tmp_path):
     for folder, changes in (("same", {}), ("other", {"images": "fashion-mnist"})):
-        synthetic.write(tmp_path / folder, synthetic.config(task="keras-cnn", **changes))
+        synthetic.write(tmp_path / folder, synthetic.config(task="keras-cnn", scale="paper", **changes))
     same, other = (text_of(tmp_path / folder) for folder in ("same", "other"))
     assert "97.91 (−6.91)" in same
     assert "other data" not in same
@@ -265,9 +271,9 @@ def test_a_report_tells_nothing_of_its_writer_s_folders(tmp_path):
     for name in ("report.md", "report.html", "results.csv", "table.tex"):
         assert "/home/ada" not in (tmp_path / name).read_text()
     text = (tmp_path / "report.md").read_text()
-    assert "`adabelief train wgan --data cifar --set features=a.pt2`" in text
+    assert "adabelief train wgan --data cifar --set features=a.pt2\n" in text
     assert "features a.pt2 instead of this scale's random-conv" in text
-    assert "`adabelief report runs --out report`" in text
+    assert "```sh\nadabelief report runs --out report\n```" in text
 
 
 def test_tables_name_what_they_are_of(out):
@@ -313,7 +319,7 @@ def test_page_says_what_the_markdown_says(out):
         for cell in row.values():
             assert cell.strip("`*") in words
     assert [tag for tag, _ in page.tags].count("table") == len(found)
-    anchors = {attributes["id"] for tag, attributes in page.tags if tag in ("h1", "h2", "h3")}
+    anchors = {attributes["id"] for tag, attributes in page.tags if tag in ("h1", "h2", "h3", "figure")}
     links = {a["href"][1:] for tag, a in page.tags if tag == "a" and a["href"].startswith("#")}
     assert links <= anchors
 
@@ -422,14 +428,48 @@ def test_what_validation_picks_of_a_search_is_what_stands_out(tmp_path):
     for optimizer in ("AdaBelief", "AdamW"):
         for lr, validation in ((0.0003, 90.0), (0.001, 95.0), (0.003, 92.0)):
             synthetic.write(tmp_path, synthetic.config(optimizer, lr=lr), (80.0, validation))
-    looks = style.looks(experiments(load([tmp_path]))[0])
+    looks = style.looks(judge(experiments(load([tmp_path]))[0]))
     assert {label for label, look in looks.items() if look.filled} == {"AdaBelief (lr=0.001)", "AdamW (lr=0.001)"}
     assert looks["AdaBelief (lr=0.001)"].line == "-"
     assert looks["AdaBelief (lr=0.001)"].colour == style.COLOURS["AdaBelief"].lower()
 
 
 def test_adabelief_is_solid_and_rivals_are_dashed(runs):
-    looks = style.looks(experiments(load([runs]))[0])
+    looks = style.looks(judge(experiments(load([runs]))[0]))
     assert [label for label, look in looks.items() if look.line == "-"] == ["AdaBelief"]
     assert not looks["AdaBelief (lr=0.01)"].filled
     assert len(set(looks.values())) == len(looks)
+
+
+def test_a_run_that_cannot_be_read_is_named_and_costs_nothing_else(tmp_path):
+    synthetic.write(tmp_path / "runs", synthetic.config("SGD"))
+    folder = synthetic.write(tmp_path / "runs", synthetic.config())
+    (folder / "result.json").write_text("[]")
+    damaged = []
+    runs = load([tmp_path / "runs"], damaged.append)
+    report.write(tmp_path / "out", runs, damaged=damaged, command="adabelief report runs")
+    text = (tmp_path / "out/report.md").read_text()
+    assert "## Runs left out" in text
+    assert "- digits-small/AdaBelief/seed0/result.json is damaged: it is no JSON object" in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("tasks_of", "names", "title"),
+    [
+        (["digits"], ["AdaBelief", "SGD", "Adam", "Yogi"], "AdaBelief and its rivals on digits, small"),
+        (["digits"], ["AdaBelief"], "AdaBelief on digits, small"),
+        (["digits", "charlm"], ["AdaBelief", "SGD"], "AdaBelief and SGD on charlm, small and digits, small"),
+        (["rl-sac"], ["SGD"], "SGD on rl-sac, HalfCheetah-v5, small"),
+        (
+            ["digits", "charlm", "vit", "sngan"],
+            ["AdaBelief"],
+            "AdaBelief on charlm, small, digits, small and 2 more experiments",
+        ),
+    ],
+)
+def test_the_title_says_what_a_report_is_of(tmp_path, tasks_of, names, title):
+    for task in tasks_of:
+        for name in names:
+            synthetic.write(tmp_path, synthetic.config(name, task=task))
+    assert report.title_of([*map(judge, experiments(load([tmp_path])))]) == title

@@ -72,7 +72,7 @@ def result(path: Path, metrics: Path, epochs: Sequence[Line]) -> dict[str, Any] 
     """What came of a run whose epochs are these; None while it is unfinished."""
     if not path.exists():
         return None
-    content = {name: _number(value) if _is_float(name) else value for name, value in _json(path).items()}
+    content = {name: _float(value) if RESULT.get(name) == "float" else value for name, value in _json(path).items()}
     _check(path, content, RESULT, "result")
     if len(epochs) < content["best_epoch"]:
         raise ValueError(f"{metrics} is damaged: it has no epoch {content['best_epoch']}, which is the best one")
@@ -133,8 +133,12 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _is_float(name: str) -> bool:
-    return RESULT.get(name) == "float"
+def _float(value: Any) -> Any:
+    """A number, also one that is written as a string; what is none stays, and is told as what it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _number(value: Any) -> Any:

@@ -14,7 +14,7 @@ from adabelief.lab.analysis.recorded import Line
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.engine.config import Config, short
 from adabelief.lab.engine.folder import RunFolder
-from adabelief.lab.optimizers import FORMS
+from adabelief.lab.optimizers import FORMS, METHODS
 from adabelief.lab.task import Metric
 
 
@@ -115,7 +115,7 @@ class Run:
             return "Keras's"
         settings = self.config.settings
         form = next((name for name in FORMS if settings.get(name)), None)
-        return form or ("loop" if settings.get("foreach") is False else "default")
+        return form or ("loop" if settings.get("foreach") is False else METHODS[self.config.optimizer].usual_form)
 
     def schedule(self) -> str:
         """What became of the learning rate, in words: `constant`, say; empty where nothing was recorded."""

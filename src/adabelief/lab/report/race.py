@@ -74,7 +74,7 @@ def _moving(walks: Sequence[Walk], order: Sequence[str], length: int) -> tuple[F
     drawn = io.BytesIO()
     still.savefig(drawn, format="png", dpi=DPI, facecolor="white")
     moving = Figure(figsize=(WIDTH, 3.6), dpi=DPI)
-    moving.figimage(np.asarray(Image.open(drawn).convert("RGB")))
+    moving.figimage(np.asarray(Image.open(drawn).convert("RGB")), zorder=-1)
     moving.set_layout_engine("none")  # the places are those of the still one
     panels = []
     for axes in (left, right):

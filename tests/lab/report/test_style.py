@@ -1,0 +1,72 @@
+import re
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from adabelief.lab.analysis.statistics import judge
+from adabelief.lab.report import figures, style
+from tests.lab import synthetic
+
+
+def luminance(colour):
+    """WCAG's relative luminance."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("colour", [style.INK, style.QUIET, *style.COLOURS.values()])
+def test_a_colour_is_seen_on_a_dark_page_as_on_a_white_one(colour):
+    light = contrast(to_rgb(colour), (1, 1, 1))
+    assert contrast(style.on_dark(np.array(to_rgb(colour))), to_rgb(style.PAPER)) >= min(3.0, 0.9 * light)
+
+
+def test_white_becomes_the_dark_page():
+    assert style.on_dark(np.ones(3)) == pytest.approx(to_rgb(style.PAPER))
+
+
+@pytest.fixture(scope="module")
+def svg(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    made = synthetic.experiment(out, {"AdaBelief": [90.0, 91.0], "EAdam": [80.0, 80.5]})
+    return figures.dots(judge(made))["svg"].decode()
+
+
+def test_an_svg_has_no_paper_and_a_rule_for_each_of_its_colours(svg):
+    (rules,) = re.findall(r"<style>@media \(prefers-color-scheme: dark\) \{(.*?)\}</style>", svg, re.DOTALL)
+    body = svg.replace(rules, "")
+    used = set(re.findall(r"(fill|stroke): (#[0-9a-f]{6})", body))
+    assert ("fill", style.COLOURS["AdaBelief"].lower()) in used
+    assert all(f'[style*="{part}: {colour}"]' in rules for part, colour in used)
+    patch = re.search(r'<g id="patch_1">.*?</g>', svg, re.DOTALL)
+    assert "fill: none" in patch[0], "the page is its background"
+
+
+def test_the_style_sheet_leaves_matplotlib_as_it_was():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    style.styled(lambda: None)()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_zoom_says_what_it_hides(tmp_path, monkeypatch):
+    """SGD is far behind all along, and the others' first epochs lie below the axis."""
+    for name, values in {"AdaBelief": (10.0, 80.0, 90.0, 91.0), "Adam": (20.0, 81.0, 90.5, 91.5)}.items():
+        synthetic.write(tmp_path, synthetic.config(name), values, values)
+    synthetic.write(tmp_path, synthetic.config("SGD"), (1.0,) * 4, (1.0,) * 4)
+    from adabelief.lab.analysis.experiments import experiments
+    from adabelief.lab.analysis.runs import load
+
+    labels = []
+    monkeypatch.setattr(figures, "label_axes", lambda axes, title, x, y: labels.append(x))
+    figures.curves(judge(experiments(load([tmp_path]))[0]))
+    assert [" ".join(label.split()) for label in labels] == [
+        "epoch",
+        *["epoch off the axis: SGD; others up to epoch 2"] * 2,
+    ]
