@@ -221,7 +221,7 @@ def test_one_damaged_run_does_not_cost_the_others(tmp_path, name, content, told)
 
 def test_where_no_run_can_be_read_it_is_an_error(tmp_path):
     (synthetic.write(tmp_path, synthetic.config()) / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is damaged"):
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
         load([tmp_path], lambda message: None)
 
 

@@ -7,8 +7,16 @@ import pytest
 from adabelief.lab.analysis.experiments import experiments
 from adabelief.lab.analysis.runs import load
 from adabelief.lab.analysis.statistics import judge
+from adabelief.lab.report import figures
 from adabelief.lab.report.experiment import chapter
 from tests.lab import synthetic
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Drawing takes its time; test_report.py looks at the figures."""
+    for name in ("dots", "curves", "times"):
+        monkeypatch.setattr(figures, name, lambda verdict: {})
 
 
 def of(out):
@@ -31,7 +39,7 @@ def waiting(out):
     """One run of each state; the second has a plan only."""
     pair(out)
     for name in ("Adam", "Yogi"):
-        folder = synthetic.write(out, synthetic.config(name), (50.0,), (49.0,), planned=4, finished=False)
+        folder = synthetic.write(out, synthetic.config(name), (50.0,), (49.0,), planned=2, finished=False)
         if name == "Yogi":
             for file in ("metrics.jsonl", "environment.json"):
                 (folder / file).unlink()
@@ -75,7 +83,7 @@ SITUATIONS = [
     (
         "unfinished",
         waiting,
-        ["**Unfinished, and in no number below:** Adam, seed 0 (1 of 4 epochs)."],
+        ["**Unfinished, and in no number below:** Adam, seed 0 (1 of 2 epochs)."],
         ["Yogi, seed 0 ("],
     ),
     ("both in short", waiting, ["Of 6 runs, 1 is unfinished and 1 is not started, and in no number here."], []),
@@ -84,7 +92,7 @@ SITUATIONS = [
         "one seed is no mean",
         lambda out: pair(out, (0,)),
         ["the best is that of", ", with one seed."],
-        ["best mean", "±"],
+        ["best mean", "± is"],
     ),
     ("± is said beside the first table", pair, ["± is the standard deviation over the seeds"], []),
     ("nothing was tuned", pair, ["No settings were tuned here", "Settings are untuned"], ["A search"]),
@@ -116,7 +124,7 @@ SITUATIONS = [
         "a smoke run draws no conclusion and is named by what it plays",
         lambda out: pair(out, task="rl-sac", scale="smoke"),
         ["rl-sac, Pendulum-v1, smoke", "A smoke run: it shows that everything runs.", "Here: Pendulum-v1,"],
-        ["HalfCheetah", "beyond", "best", "told apart", "target", "takes from", "minus", "Published"],
+        ["HalfCheetah", "beyond", "the best mean", "told apart", "target", "takes from", "minus", "Published"],
     ),
     (
         "what learns from other data is named by it",
@@ -127,7 +135,7 @@ SITUATIONS = [
     (
         "the penalties of a loss are said",
         lambda out: pair(out, task="ptb-lstm"),
-        ["last training loss, with its penalties", "The training loss, with its penalties, is the mean over"],
+        ["last training loss with its penalties", "The training loss with its penalties is the mean over"],
         [],
     ),
     (
@@ -191,8 +199,8 @@ def test_what_is_told(tmp_path, write, said, unsaid):
         # Of two that run the same code, and differ with every seed, neither is called quicker: each differs as much
         # from itself.
         (
-            {"AdaBelief": (1.0, 1.1), "AdamW": (1.4, 2.1), "AdamW-same-decay": (1.9, 1.35)},
-            "none of the others' differs",
+            {"AdaBelief": (1.6, 1.1), "AdamW": (1.4, 2.1), "AdamW-same-decay": (1.9, 1.4)},
+            "none of the others",
         ),
         ({"AdaBelief": (1.0, 1.1), "AdamW": (4.0, 4.4)}, "more: AdamW"),
         ({"AdaBelief": (4.0, 4.4), "AdamW": (1.0, 1.1)}, "less: AdamW"),

@@ -55,7 +55,7 @@ def page():
         '<h1 id="a-title">A title</h1>',
         '<h2 id="second"><a href="#second">Second</a></h2>',  # a heading links to itself
         '<h3 id="below"><a href="#below">Below</a></h3>',
-        '<li><a href="#in-short">In short</a></li><li><a href="#second">Second</a></li><li><a href="#third">Third</a></li>',
+        '<li><a href="#in-short">In short</a></li><li><a href="#second">Second</a></li><li><a href="#third">',
         '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>',
         '<figure id="figure-a-time">',
         '<a href="#figure-a-time"><img alt="Times &lt;of a&gt;" src="data:image/svg+xml;base64,',
