@@ -91,7 +91,8 @@ def _what_was_run(verdict: Verdict) -> str:
     parts, note, asked_for = [" ".join(filter(None, sentences))], experiment.scale.note, experiment.asked_for()
     if note:
         against = "Otherwise than in the published experiment" if published(config.task) else "At this scale"
-        parts.append(f"**{against}:** {note}{_autocast(experiment)}.")
+        autocast = "" if config.precision == "no" else f"; {precision}"
+        parts.append(f"**{against}:** {note}{autocast}.")
     if asked_for:
         parts.append(f"**Asked for:** {'; '.join(asked_for)}.")
     return "\n\n".join(parts)
@@ -114,14 +115,6 @@ def _tuning(verdict: Verdict) -> str:
     if searched := on_search(verdict):
         return searched[0]
     return "No settings were tuned here: they are the task's own, published or not."
-
-
-def _autocast(experiment: Experiment) -> str:
-    """That a scale's precision is the processor's, where it is: elsewhere it would be another experiment."""
-    if experiment.scale.precision != "auto":
-        return ""
-    taken = "float32" if experiment.config.precision == "no" else f"{experiment.config.precision} autocast"
-    return f"; {taken}, as this scale takes bf16 autocast on processors that multiply it, and float32 on others"
 
 
 def _results(verdict: Verdict) -> str:
