@@ -461,14 +461,14 @@ def test_a_run_that_cannot_be_read_is_named_and_costs_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("tasks_of", "names", "title"),
     [
-        (["digits"], ["AdaBelief", "SGD", "Adam", "Yogi"], "AdaBelief and its rivals on digits, small"),
-        (["digits"], ["AdaBelief"], "AdaBelief on digits, small"),
-        (["digits", "charlm"], ["AdaBelief", "SGD"], "AdaBelief and SGD on charlm, small and digits, small"),
-        (["rl-sac"], ["SGD"], "SGD on rl-sac, HalfCheetah-v5, small"),
+        (["digits"], ["AdaBelief", "SGD", "Adam", "Yogi"], "AdaBelief and its rivals on digits (small)"),
+        (["digits"], ["AdaBelief"], "AdaBelief on digits (small)"),
+        (["digits", "charlm"], ["AdaBelief", "SGD"], "AdaBelief and SGD on charlm (small) and digits (small)"),
+        (["rl-sac"], ["SGD"], "SGD on rl-sac (HalfCheetah-v5, small)"),
         (
             ["digits", "charlm", "vit", "sngan"],
             ["AdaBelief"],
-            "AdaBelief on charlm, small, digits, small and 2 more experiments",
+            "AdaBelief on charlm (small), digits (small) and 2 more experiments",
         ),
     ],
 )

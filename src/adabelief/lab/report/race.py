@@ -6,7 +6,6 @@ import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
@@ -20,9 +19,9 @@ from adabelief.lab.report.style import INK, WIDTH, label_axes, on_dark, styled
 from adabelief.lab.report.walk_figures import contours, handles, labels, note_sgd, path, style_of
 from adabelief.lab.tasks.toy import Walk
 
-FRAMES, PER_SECOND, DPI = 90, 15, 120
+FRAMES, PER_SECOND, DPI = 70, 14, 100
 
-STILL = 2.5
+STILL = 1.5
 """Seconds for which the last frame stays."""
 
 
@@ -100,12 +99,14 @@ def _frame(panels: tuple[Axes, Axes], walks: Sequence[Walk], end: int) -> None:
 
 
 def _dark(gif: bytes) -> bytes:
-    """The same for pages with light on dark."""
+    """The same for pages with light on dark: a frame has few colours, and only these change."""
     frames, durations = [], []
     with Image.open(io.BytesIO(gif)) as image:
         for frame in ImageSequence.Iterator(image):
-            colours: Any = np.asarray(frame.convert("RGB"))
-            frames.append(Image.fromarray(np.uint8(np.round(255 * on_dark(colours / 255)))))
+            indexed = frame.convert("RGB").quantize()
+            palette = np.array(indexed.getpalette(), dtype=float).reshape(-1, 3) / 255
+            indexed.putpalette(np.uint8(np.round(255 * on_dark(palette))).tobytes())
+            frames.append(indexed)
             durations.append(frame.info["duration"])
     file = io.BytesIO()
     frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

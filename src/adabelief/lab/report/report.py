@@ -83,7 +83,8 @@ def chapters(
 def title_of(verdicts: Sequence[Verdict], walks: Sequence[Walk] = ()) -> str:
     """What a report is of: who, and on what."""
     trained, walked = _sorted(verdicts, walks)
-    names = [verdict.experiment.name for verdict in trained]
+    parts = [verdict.experiment.name.partition(", ") for verdict in trained]
+    names = [f"{task} ({rest})" for task, _, rest in parts]
     if len(names) > 3:
         names = [*names[:2], f"{len(names) - 2} more experiments"]
     if walked:
