@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from adabelief.lab.analysis.experiments import experiments
+from adabelief.lab.analysis.runs import load
 from adabelief.lab.analysis.statistics import judge
 from adabelief.lab.report import figures, style
 from tests.lab import synthetic
@@ -55,18 +57,29 @@ def test_the_style_sheet_leaves_matplotlib_as_it_was():
     assert dict(matplotlib.rcParams) == before
 
 
-def test_the_zoom_says_what_it_hides(tmp_path, monkeypatch):
-    """SGD is far behind all along, and the others' first epochs lie below the axis."""
-    for name, values in {"AdaBelief": (10.0, 80.0, 90.0, 91.0), "Adam": (20.0, 81.0, 90.5, 91.5)}.items():
+@pytest.mark.parametrize(
+    ("curves", "said"),
+    [
+        (
+            {"AdaBelief": (10.0, 80.0, 90.0, 91.0), "Adam": (20.0, 81.0, 90.5, 91.5), "SGD": (1.0, 1.0, 1.0, 1.0)},
+            "epoch off the axis: SGD; others up to epoch 2",
+        ),
+        (
+            {"AdaBelief": (10.0, 80.0, 90.0, 91.0), "Adam": (89.0, 89.0, 90.5, 91.5)},
+            "epoch off the axis: parts up to epoch 2",
+        ),
+        ({"AdaBelief": (90.2, 90.4, 90.0, 91.0), "Adam": (90.0, 90.1, 90.5, 91.5)}, "epoch"),
+        (
+            {"AdaBelief": (99.0, 71.2, 71.0, 72.0), "Adam": (71.0, 71.0, 71.5, 72.0)},
+            "epoch off the axis: parts up to epoch 1",
+        ),
+    ],
+    ids=["behind and early", "early", "nothing", "better before"],
+)
+def test_the_zoom_says_what_it_hides(tmp_path, monkeypatch, curves, said):
+    for name, values in curves.items():
         synthetic.write(tmp_path, synthetic.config(name), values, values)
-    synthetic.write(tmp_path, synthetic.config("SGD"), (1.0,) * 4, (1.0,) * 4)
-    from adabelief.lab.analysis.experiments import experiments
-    from adabelief.lab.analysis.runs import load
-
     labels = []
     monkeypatch.setattr(figures, "label_axes", lambda axes, title, x, y: labels.append(x))
     figures.curves(judge(experiments(load([tmp_path]))[0]))
-    assert [" ".join(label.split()) for label in labels] == [
-        "epoch",
-        *["epoch off the axis: SGD; others up to epoch 2"] * 2,
-    ]
+    assert [" ".join(label.split()) for label in labels] == ["epoch", said, said]

@@ -172,8 +172,7 @@ def _dots_caption(verdict: Verdict) -> str:
     experiment = verdict.experiment
     metric, n = experiment.metric, next(iter(experiment.valid.values()))[0].test_examples
     size = f" {n:,} test examples: one of them counts {100 / n:.2g} %." if n and metric.unit == "%" else ""
-    whiskers = figures.whiskers(verdict)
-    said = f" Whiskers: {whiskers}." if whiskers.startswith("±") else ""
+    said = f" Whiskers: {whiskers}." if (whiskers := figures.whiskers(verdict)) else ""
     return f"Test {metric.called} at the epoch with the best validation {metric.called}.{size}{said}"
 
 

@@ -86,14 +86,11 @@ def _zoom(axes: Axes, ranges: Mapping[str, Sequence[NDArray[Any]]], higher_is_be
     halves = {label: ends[:, ends.shape[1] // 2 :] for label, ends in whole.items()}
     top = max(float(half.max()) for half in halves.values())
     depth = _depth([top - float(half.min()) for half in halves.values()], 4) or abs(top) / 20 or 1.0
-    bottom = top - 1.12 * depth
-    near, far = sign * (top + 0.06 * depth), sign * bottom
-    axes.set_ylim(min(near, far), max(near, far))
+    bottom, ceiling = top - 1.12 * depth, top + 0.06 * depth
+    axes.set_ylim(*sorted((sign * ceiling, sign * bottom)))
     out = [label for label, half in halves.items() if half.max() < bottom]
-    last = max(
-        (int(epoch) for label in whole.keys() - out for epoch in np.flatnonzero(whole[label].min(0) < bottom)),
-        default=-1,
-    )
+    hidden = [(whole[label].min(0) < bottom) | (whole[label].max(0) > ceiling) for label in whole if label not in out]
+    last = max((int(epoch) for epochs in hidden for epoch in np.flatnonzero(epochs)), default=-1)
     parts = [join(out)] if out else []
     if last >= 0:
         parts.append(f"{'others' if out else 'parts'} up to epoch {last + 1}")
@@ -151,19 +148,20 @@ def dots(verdict: Verdict) -> dict[str, bytes]:
     handles = [
         Line2D([], [], marker="o", markersize=4, color=QUIET, linestyle="", label="one seed"),
         Line2D([], [], marker="|", color=INK, markersize=9, markeredgewidth=1.4, linestyle="", label="mean"),
-        Line2D([], [], marker="|", color=QUIET, linewidth=0.8, label=whiskers(verdict)),
     ]
+    if said := whiskers(verdict):
+        handles.append(Line2D([], [], marker="|", color=QUIET, linewidth=0.8, label=said))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return files_of(figure)
 
 
 def whiskers(verdict: Verdict) -> str:
-    """What the whiskers of `dots` are; with one seed there are none of its own spread."""
+    """What the whiskers of `dots` are; empty where there are none: one seed has no spread of its own."""
     runs = list(verdict.experiment.valid.values())
     several, alone = ([len(group) > 1 for group in runs].count(more) for more in (True, False))
     of_test_set = any(standard_error(group[:1]) for group in runs)
     if not several:
-        return "± one standard error, of the test set alone" if of_test_set else "no whiskers: one seed"
+        return "± one standard error, of the test set alone" if of_test_set else ""
     parts = "seeds and test set" if of_test_set else "seeds"
     rest = "test set" if of_test_set else "none"
     return f"± one standard error: {parts}{f' (of one seed: {rest})' if alone else ''}"
