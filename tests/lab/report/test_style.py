@@ -7,8 +7,11 @@ from matplotlib.colors import to_rgb
 from adabelief.lab.analysis.experiments import experiments
 from adabelief.lab.analysis.runs import load
 from adabelief.lab.analysis.statistics import judge
+from adabelief.lab.optimizers import METHODS
 from adabelief.lab.report import figures, style
 from tests.lab import synthetic
+
+pytestmark = pytest.mark.xdist_group("report")
 
 
 def luminance(colour):
@@ -83,3 +86,26 @@ def test_the_zoom_says_what_it_hides(tmp_path, monkeypatch, curves, said):
     monkeypatch.setattr(figures, "label_axes", lambda axes, title, x, y: labels.append(x))
     figures.curves(judge(experiments(load([tmp_path]))[0]))
     assert [" ".join(label.split()) for label in labels] == ["epoch", said, said]
+
+
+def test_every_optimizer_has_a_look_of_its_own():
+    assert style.COLOURS.keys() == METHODS.keys() == style.MARKERS.keys()
+    assert len(set(style.COLOURS.values())) == len(METHODS)
+    assert len({(style.COLOURS[name], style.MARKERS[name]) for name in METHODS}) == len(METHODS)
+
+
+def test_what_validation_picks_of_a_search_is_what_stands_out(tmp_path):
+    for optimizer in ("AdaBelief", "AdamW"):
+        for lr, validation in ((0.0003, 90.0), (0.001, 95.0), (0.003, 92.0)):
+            synthetic.write(tmp_path, synthetic.config(optimizer, lr=lr), (80.0, validation))
+    looks = style.looks(judge(experiments(load([tmp_path]))[0]))
+    assert {label for label, look in looks.items() if look.filled} == {"AdaBelief (lr=0.001)", "AdamW (lr=0.001)"}
+    assert looks["AdaBelief (lr=0.001)"].line == "-"
+    assert looks["AdaBelief (lr=0.001)"].colour == style.COLOURS["AdaBelief"].lower()
+
+
+def test_adabelief_is_solid_and_rivals_are_dashed(runs):
+    looks = style.looks(judge(experiments(load([runs]))[0]))
+    assert [label for label, look in looks.items() if look.line == "-"] == ["AdaBelief"]
+    assert not looks["AdaBelief (lr=0.01)"].filled
+    assert len(set(looks.values())) == len(looks)
