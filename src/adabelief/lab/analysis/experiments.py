@@ -96,9 +96,9 @@ class Experiment:
         return self.config.scale == "smoke"
 
     @property
-    def learns(self) -> bool:
-        """Whether its examples are given, or else are what the agent of each run itself plays."""
-        return "environment" not in self.config.options
+    def plays(self) -> bool:
+        """Whether each run learns from what its own agent plays, instead of from examples that all runs share."""
+        return "environment" in self.config.options
 
     def asked_for(self) -> list[str]:
         """What the runs have otherwise than their scale: it was asked for."""

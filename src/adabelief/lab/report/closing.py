@@ -29,6 +29,11 @@ def how_to_read(verdicts: Sequence[Verdict]) -> list[Chapter]:
     ]
     if any(verdict.comparisons for verdict in verdicts):
         parts += _differences(any(experiment.metric.unit == "%" for experiment in grouped))
+    if any(verdict.search for verdict in verdicts):
+        parts.append(
+            "In a search, the seeds by which validation picked settings count again in what is compared, which "
+            "flatters those that were searched."
+        )
     parts.append(
         "Every optimizer steps in the form that stands beside its time: if no other was asked for, the fastest that "
         "its package has, one compiled call (fused), else torch's calls for all tensors at once (foreach). Settings "
@@ -49,8 +54,6 @@ def _differences(accuracies: bool) -> list[str]:
         f"variance has a part for the seeds, s²/k on each side, with Student's t for few of them"
         f"{of_test_set if accuracies else ''}. The sides are taken as independent, though runs of one seed share "
         "weights and batches, and so rise and fall together: the margins are too wide rather than too narrow.",
-        "In a search, the seeds by which validation picked settings count again in what is compared, which flatters "
-        "those that were searched.",
         "One seed shows nothing of how much another would change; then no interval is given and no difference is "
         "called one. A difference that is not bold does not show that two optimizers are equal.",
     ]

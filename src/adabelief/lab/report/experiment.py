@@ -104,7 +104,7 @@ def _schedule(words: str) -> str:
 
 def _same_start(experiment: Experiment) -> str:
     shown = seeds(experiment.runs)
-    sees = "sees the same batches" if experiment.learns else "learns from what its own agent plays"
+    sees = "learns from what its own agent plays" if experiment.plays else "sees the same batches"
     return (
         f"{shown[0].upper()}{shown[1:]}; with the same seed, every optimizer starts from the same weights and {sees}. "
         "The epoch is picked on the validation set; the test set chooses nothing."
