@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.torch import launch
+from tests.torch.cases import IMPLEMENTATIONS
 
 CLASSES = {cls.__name__: cls for cls in (AdaBelief, AdaBeliefW, RangerAdaBelief)}
-IMPLEMENTATIONS = {"fused": {"fused": True}, "default": {}, "foreach": {"foreach": True}, "loop": {"foreach": False}}
 
 
 def model(rows: int = 5) -> nn.Module:
