@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.mixes import Walk
 from tests.optax.cases import MIXES, SHAPES, normal, rule_options
+from tests.oracle import Walk
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")

@@ -12,7 +12,8 @@ from keras import ops
 
 import adabelief.keras
 from adabelief.keras import RangerAdaBelief
-from tests.mixes import Walk, mixes_without
+from tests.mixes import mixes_without
+from tests.oracle import Walk
 
 BACKEND = keras.backend.backend()
 if BACKEND == "tensorflow":  # two devices, for strategies; to be said before TensorFlow begins
