@@ -34,8 +34,8 @@ class Walk:
     Args:
         options: Those of `reference_step`, and `gc_outputs_last`: the mean is over all dimensions but the last.
         added: Whether the parameter is itself plus an update that was rounded to its type (optax), or rounded once.
-        cancels: Whether gradients are such that a mean is next to nothing beside what it was added up from: as much
-            less exact is the step.
+        cancels: Whether gradients may be such that a mean is next to nothing beside what it was added up from, which
+            is what errors are relative to: as much less exact is the step.
         state: The reference's state to begin with, by default that of no step.
     """
 
@@ -67,7 +67,7 @@ class Walk:
             state = {name: np.moveaxis(np.asarray(x), -1, 0) for name, x in state.items()}
         previous = self.state
         expected, self.state = reference_step(before, gradient, previous, **options)
-        assert_state(state, self.state, previous)
+        assert_state(state, self.state, previous if self.cancels else {})
         allowed = tolerance(max(np.finfo(np.asarray(x).dtype).eps for x in state.values()))
         allowed *= _cancelled(self.state, previous) if self.cancels else 1.0
         self._assert_parameter(before, expected, after, info, allowed)
@@ -85,18 +85,18 @@ class Walk:
         assert np.all(error <= allowed), f"off by {np.max(error / allowed):.3g} times the allowed"
 
 
-def assert_state(found: dict[str, Any], expected: dict[str, Any], previous: dict[str, Any] | None = None) -> None:
-    """A parameter's state is the expected one, within the tolerance of its type.
+def assert_state(found: dict[str, Any], expected: dict[str, Any], previous: dict[str, Any]) -> None:
+    """A parameter's state is the expected one, within the tolerance of its type and of the largest number expected.
 
-    Relative to the previous values too, where there are any: a mean may come close to 0 by cancellation.
+    Or else of the largest that was there before, where there is one in `previous`.
     """
-    assert found.keys() | {"step"} == expected.keys() | {"step"}
-    for name in found.keys() - {"step"}:
-        wanted, eps = expected[name], np.finfo(np.asarray(found[name]).dtype).eps
-        scale = max(largest(wanted), largest((previous or {}).get(name, 0.0)))
-        # slow weights are the parameter's numbers, and none is added up over steps
+    assert found.keys() | {"step"} == expected.keys()
+    for name, x in found.items():
+        wanted, eps = expected[name], np.finfo(np.asarray(x).dtype).eps
+        scale = max(largest(wanted), largest(previous.get(name, 0.0)))
+        # slow weights are not added up over steps
         allowed = (8 * eps if name == "slow_buffer" else tolerance(eps)) * scale
-        np.testing.assert_allclose(wide(found[name]), wanted, rtol=0, atol=allowed, err_msg=name)
+        np.testing.assert_allclose(wide(x), wanted, rtol=0, atol=allowed, err_msg=name)
 
 
 def rounded(x: np.ndarray, info: Any) -> np.ndarray:
