@@ -33,7 +33,8 @@ class Walk:
 
     Args:
         options: Those of `reference_step`, and `gc_outputs_last`: the mean is over all dimensions but the last.
-        added: Whether the parameter is itself plus an update that was rounded to its type (optax), or rounded once.
+        added: Whether the parameter is itself plus an update that was rounded to its type, and Lookahead's is another
+            such update (optax), or rounded once.
         cancels: Whether gradients may be such that a mean is next to nothing beside what it was added up from, which
             is what errors are relative to: as much less exact is the step.
         state: The reference's state to begin with, by default that of no step.
@@ -70,17 +71,17 @@ class Walk:
         assert_state(state, self.state, previous if self.cancels else {})
         allowed = tolerance(max(np.finfo(np.asarray(x).dtype).eps for x in state.values()))
         allowed *= _cancelled(self.state, previous) if self.cancels else 1.0
-        self._assert_parameter(before, expected, after, info, allowed)
+        self._assert_parameter(before, expected, after, info, allowed, previous.get("slow_buffer", 0.0))
 
     def _assert_parameter(
-        self, before: np.ndarray, expected: np.ndarray, after: np.ndarray, info: Any, relative: float
+        self, before: np.ndarray, expected: np.ndarray, after: np.ndarray, info: Any, relative: float, slow: Any
     ) -> None:
         """Within a unit in the last place of the expected number, and of it as rounded; and the tolerance of a step."""
-        step = np.abs(expected - before)
-        allowed = float(info.eps) * np.maximum(np.abs(expected), float(info.smallest_normal))
-        if self.added and info.eps > 1e-6:
-            allowed = allowed + float(info.eps) * step
-        allowed = allowed + relative * step.max(initial=0.0)
+        step, size = np.abs(expected - before), np.abs(expected)
+        if self.added:
+            size = np.maximum(size, np.abs(before) + np.abs(slow))
+            size = size + (step if info.eps > 1e-6 else 0.0)  # in wider types the tolerance of a step has it
+        allowed = float(info.eps) * np.maximum(size, float(info.smallest_normal)) + relative * step.max(initial=0.0)
         error = np.maximum(np.abs(after - expected), np.abs(after - rounded(expected, info)))
         assert np.all(error <= allowed), f"off by {np.max(error / allowed):.3g} times the allowed"
 
