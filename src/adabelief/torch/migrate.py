@@ -23,19 +23,19 @@ CACHES = {"buffer", "step_counter", "rho_inf", "rho_t"}
 """What other packages save beside the state and the options."""
 
 OF_ADAM = {"params", "param_names", "initial_lr", "lr", "betas", "weight_decay", "maximize"}
-"""Options of torch's Adam that mean the same here. Its eps does not (see `eps_from_adam`), and how weight decays or a step is
-computed is the class's own."""
+"""Options of torch's Adam that mean the same here. Its eps does not (see `eps_from_adam`); how weights decay, and what
+computes the step, is the class's own."""
 
 RENAMED = {"decoupled_decay": "weight_decouple"}
 
 
 def from_adam(state_dict: StateDict) -> StateDict:
-    """The state_dict of a torch.optim.Adam or AdamW as one that an AdaBelief goes on from; the one given stays as it is.
+    """The state_dict of a torch.optim.Adam or AdamW as one that an AdaBelief goes on from; the given one is left alone.
 
     Step number and m are kept, and s begins as Adam's v, the mean of g²: the first step is as long as Adam's would be
     (with the floor of this package's eps), and v fades from s by beta2 at every step, so that after some 1/(1 − beta2)
-    steps it is the mean of (g − m)². Learning rate, betas, weight decay and maximize are Adam's; eps and all else are those
-    of the optimizer that loads it.
+    steps it is the mean of (g − m)². Learning rate, betas, weight decay and maximize are Adam's; eps and all else are
+    those of the optimizer that loads it.
 
     Args:
         state_dict: Of the Adam.

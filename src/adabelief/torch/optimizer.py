@@ -37,8 +37,8 @@ class AdaBelief(Base):
     Args:
         params: Parameters, named parameters, or dicts of parameter groups; every option below may differ per group.
         lr: Learning rate; a tensor of one element too (with it, torch.compile never recompiles when it changes).
-        betas: Decay rates of the mean of g and of the mean of (g − m)², each in [0, 1): any pair of numbers, or of tensors
-            of one element.
+        betas: Decay rates of the mean of g and of the mean of (g − m)², each in [0, 1): any pair of numbers, or of
+            tensors of one element.
         eps: Added to s at every step and to its root; see above.
         weight_decay: Decay rate.
         amsgrad: Divide by the root of the largest s so far.
@@ -47,8 +47,8 @@ class AdaBelief(Base):
         rectify: Take rectified steps as RAdam does; with `amsgrad` they use the largest s as well.
         degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at beta2 = 0.999) instead of waiting.
         foreach: Update lists of tensors at a time (True), or one tensor after another (False); by default, lists where
-            no kernel serves, but for tensors of other packages' types. The lists are bucketed: the one temporary copy is
-            of a bucket, not of the model; of one tensor where it goes one by one.
+            no kernel serves, but for tensors of other packages' types. The lists are bucketed: the one temporary copy
+            is of a bucket, not of the model; of one tensor where it goes one by one.
         maximize: Climb.
         capturable: Keep step counts on the parameters' device, for CUDA graphs, and to let the device decide where a
             GradScaler skips a step.

@@ -64,7 +64,8 @@ class Part:
         for launch, t in zip(self.launches, self.numbers, strict=True):
             launch.step(recipe, t)
         # so that autograd notices, as after any in-place operator
-        internals.increment_version([params[i] for i in self.stepped])
+        all_of_them = len(self.stepped) == len(params)
+        internals.increment_version(params if all_of_them else [params[i] for i in self.stepped])
 
 
 class Plan:

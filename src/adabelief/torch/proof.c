@@ -29,14 +29,13 @@ enum { MOST = 8 }; /* tensors of a parameter's state at most: its columns, and t
 
 typedef struct {
     /* Python: PyDict_Next, PyDict_Size, PyDict_GetItemWithError, PyList_Size, PyList_GetItem, PyObject_GetAttr,
-     * PyObject_Type, PyObject_CallFunctionObjArgs, PyObject_RichCompareBool, Py_IncRef, Py_DecRef, PyErr_Clear */
+     * PyObject_CallFunctionObjArgs, PyObject_RichCompareBool, Py_IncRef, Py_DecRef, PyErr_Clear */
     int (*dict_next)(Object *, ptrdiff_t *, Object **, Object **);
     ptrdiff_t (*dict_size)(Object *);
     Object *(*dict_get)(Object *, Object *);
     ptrdiff_t (*list_size)(Object *);
     Object *(*list_get)(Object *, ptrdiff_t);
     Object *(*attribute)(Object *, Object *);
-    Object *(*type)(Object *);
     Object *(*call)(Object *, ...);
     int (*compare)(Object *, Object *, int);
     void (*keep)(Object *);
@@ -54,6 +53,7 @@ typedef struct {
     int (*storage_size)(Tensor, int64_t *);
     int (*layout)(Tensor, int32_t *); /* 0 where this torch has none */
     int64_t words;                    /* of a tensor's object that precede its pointer to the tensor itself */
+    int64_t type_words;               /* and that precede the pointer to its type */
     int64_t names;                    /* of a parameter's state, the step number last */
     /* objects; dtensor_type is None until there are distributed tensors */
     Object *none, *yes, *tensor_type, *parameter_type, *dtensor_type, *grad, *local, *spec, *is_neg, *is_conj, *name[MOST];
@@ -78,8 +78,8 @@ typedef struct {
     int64_t elements, g_address, is_complex, is_local;
 } Row;
 
-/* What is held for each row while a kernel runs: the parameter, its state and its gradient. */
-enum { GRADIENT = 1 + MOST, HELD = 2 + MOST };
+/* How many tensors are held for each row while a kernel runs: the parameter, its state and, last, its gradient. */
+static int64_t held_of(const Api *api) { return 2 + api->names; }
 
 enum { AHEAD = 8 }; /* rows, of what is asked for before it is needed */
 
@@ -135,9 +135,8 @@ static int altered(const Api *api, Object *tensor, const Row *row) {
     return result;
 }
 
-static int of_type(const Api *api, Object *object, const Object *one, const Object *other) {
-    Object *type = api->type(object);
-    api->release(type);
+static int of_type(const Api *api, const Object *object, const Object *one, const Object *other) {
+    const Object *type = ((const Object *const *)object)[api->type_words];
     return type == one || type == other;
 }
 
@@ -195,12 +194,12 @@ static int follow(const Api *api, Row *row, Object *gradient, Object **held) {
     Place now;
     Shape shape;
     if (gradient == api->none) return 0;
-    if (!(held[GRADIENT] = inner(api, gradient, row->is_local))) return 0;
+    Object *part = held[1 + api->names] = inner(api, gradient, row->is_local);
+    if (!part) return 0;
     if (row->is_local && !same_spec(api, gradient, row->objects[0])) return 0;
-    gradient = held[GRADIENT];
     row->g_address = 0;
-    if (!look(api, gradient, &now, &shape) || !same_kind(&now, then) || !same_shape(&shape, &row->shape) ||
-        !stored(api, gradient, row->elements, then->item) || now.address % then->item || altered(api, gradient, row))
+    if (!look(api, part, &now, &shape) || !same_kind(&now, then) || !same_shape(&shape, &row->shape) ||
+        !stored(api, part, row->elements, then->item) || now.address % then->item || altered(api, part, row))
         return 0;
     row->g_address = now.address;
     return 1;
@@ -248,13 +247,13 @@ static int holds(const Api *api, const Plan *plan, Object *lists, Object *state,
     }
     for (int64_t i = 0; i < plan->rows; i++) {
         fetch(api, plan, i);
-        if (!unmoved(api, &plan->row[i], held + i * HELD)) return 0;
+        if (!unmoved(api, &plan->row[i], held + i * held_of(api))) return 0;
     }
     for (int64_t i = 0; i < plan->rows; i++) {
         Row *row = &plan->row[i];
         Object *g = gradients ? api->list_get(gradients, plan->at[i]) : api->attribute(row->objects[0], api->grad);
         if (!g) return 0;
-        int fits = follow(api, row, g, held + i * HELD);
+        int fits = follow(api, row, g, held + i * held_of(api));
         if (!gradients) api->release(g);
         if (!fits) return 0;
     }
@@ -263,7 +262,7 @@ static int holds(const Api *api, const Plan *plan, Object *lists, Object *state,
 
 /* Lets go of what was held. */
 EXPORT void adabelief_release(const Api *api, Object **held, int64_t rows) {
-    for (int64_t i = 0; i < rows * HELD; i++)
+    for (int64_t i = 0; i < rows * held_of(api); i++)
         if (held[i]) api->release(held[i]);
 }
 
@@ -281,14 +280,14 @@ EXPORT int adabelief_holds(const Api *api, const Plan *plan, Object *lists, Obje
     }
     if (!result) {
         adabelief_release(api, held, plan->rows);
-        memset(held, 0, (size_t)plan->rows * HELD * sizeof *held);
+        memset(held, 0, (size_t)(plan->rows * held_of(api)) * sizeof *held);
     }
     return result;
 }
 
 EXPORT int64_t adabelief_row_bytes(void) { return sizeof(Row); }
 
-EXPORT int64_t adabelief_held(void) { return HELD; }
+EXPORT int64_t adabelief_most(void) { return MOST; }
 
 /* Notes a parameter and its state's tensors (0 where there is none), and the dict that holds these. `items` are the bytes
  * of an element of each. Needs room for 2 dim numbers in `numbers`. Returns 0 where it cannot. */

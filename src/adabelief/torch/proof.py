@@ -24,7 +24,6 @@ _PYTHON = {
     "list_size": "PyList_Size",
     "list_get": "PyList_GetItem",
     "attribute": "PyObject_GetAttr",
-    "type": "PyObject_Type",
     "call": "PyObject_CallFunctionObjArgs",
     "compare": "PyObject_RichCompareBool",
     "keep": "Py_IncRef",
@@ -55,7 +54,7 @@ class _Api(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in (*_PYTHON, *_TORCH)),
-        *((name, ctypes.c_int64) for name in ("words", "names")),
+        *((name, ctypes.c_int64) for name in ("words", "type_words", "names")),
         *((name, ctypes.c_void_p) for name in _OBJECTS),
     ]
 
@@ -69,15 +68,11 @@ class _Plan(ctypes.Structure):
     ]
 
 
-MOST = 8
-"""Tensors of a parameter's state, at most: proof.c's."""
-
-
 class Held:
     """What a kernel is to touch, kept alive until it has returned, whatever other threads drop meanwhile."""
 
     def __init__(self, release: Callable[..., None], api: Any, rows: int) -> None:
-        self.objects = (ctypes.c_void_p * (rows * (2 + MOST)))()
+        self.objects = (ctypes.c_void_p * (rows * (2 + len(NAMES))))()
         self._release = release, api, rows
 
     def release(self) -> None:
@@ -200,8 +195,8 @@ def _load() -> tuple[ctypes.PyDLL, _Api] | str:
     built = library(__file__, "_proof")
     if built is None:
         return NOT_COMPILED
-    words = _words_before_tensor()
-    if words is None:
+    words, type_words = _words_before(lambda x: x._cdata), _words_before(lambda x: id(type(x)))
+    if words is None or type_words is None:
         return f"torch {torch.__version__} keeps its tensors in an unknown way"
     try:
         loaded = ctypes.PyDLL(str(built))
@@ -209,14 +204,14 @@ def _load() -> tuple[ctypes.PyDLL, _Api] | str:
     except (OSError, AttributeError) as error:
         return f"{built.name} does not go with torch {torch.__version__} ({error})"
     objects = {name: id(value) for name, value in _OBJECTS.items()}
-    api = _Api(**functions, words=words, names=len(NAMES), **objects)
+    api = _Api(**functions, words=words, type_words=type_words, names=len(NAMES), **objects)
     pointer, int64, py_object = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
     loaded.adabelief_holds.argtypes = [pointer, pointer, *[py_object] * 3, pointer, pointer, pointer]
     loaded.adabelief_release.argtypes, loaded.adabelief_release.restype = [pointer, pointer, int64], None
-    loaded.adabelief_row_bytes.restype = loaded.adabelief_held.restype = int64
+    loaded.adabelief_row_bytes.restype = loaded.adabelief_most.restype = int64
     loaded.adabelief_note.restype = ctypes.c_bool
     loaded.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, ctypes.c_int, pointer]
-    if loaded.adabelief_held() != 2 + MOST or len(NAMES) > MOST:
+    if loaded.adabelief_most() < len(NAMES):
         return f"{built.name} was compiled from another version of this package: install it again"
     return loaded, api
 
@@ -243,12 +238,12 @@ def _address(function: Any) -> int | None:
     return ctypes.cast(function, ctypes.c_void_p).value
 
 
-def _words_before_tensor() -> int | None:
-    """Words of a tensor's object before the pointer to the tensor itself: fixed in every build of torch."""
+def _words_before(pointer: Callable[[Tensor], int]) -> int | None:
+    """Words of a tensor's object before a pointer that it has: fixed in every build of Python and torch."""
     examples = [torch.zeros(3), torch.nn.Parameter(torch.zeros(())), torch.zeros(2, 2, dtype=torch.int8).t()]
     size = Tensor.__basicsize__ // 8
     found = [
-        {i for i in range(size) if ctypes.c_size_t.from_address(id(x) + 8 * i).value == x._cdata} for x in examples
+        {i for i in range(size) if ctypes.c_size_t.from_address(id(x) + 8 * i).value == pointer(x)} for x in examples
     ]
     common = set.intersection(*found)
     return common.pop() if len(common) == 1 else None

@@ -28,6 +28,10 @@ class RangerAdaBelief(Base):
     in every step and never enters the momentum, `p.grad` stays as it is, every option is read from its group, and
     float64 parameters keep their precision. As there, eps enters s only from the first adaptive step on.
 
+    **Weights that others write.** Lookahead pulls the weights back to where they came from, as its definition says:
+    after a checkpoint was loaded into the model in mid-run, or weights were averaged, call `reset_lookahead`. Flat
+    parameters (FSDP1, ZeRO) have no rows to centralize; a warning says so once.
+
     Args:
         params: Parameters, named parameters, or dicts of parameter groups.
         lr: Learning rate; a tensor of one element too.
