@@ -34,8 +34,6 @@ from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = [f"tests/{where}/{name}.py" for name in ("test_gpu", "test_cuda") for where in ("torch", "kernels")]
-OF_CODE = "not 128_bits and not halves_are_rounded"
-"""Tests that no GPU is needed for: what the kernel is compiled to."""
 
 Row = dict[str, Any]
 Found = tuple[str, str]
@@ -86,7 +84,7 @@ def tests(run: Run, limit: float) -> Iterator[Row]:
     if find_spec("pytest") is None:
         raise Skipped("pytest is not installed")
     side_by_side = ["-n", str(min(8, os.cpu_count() or 1))] if find_spec("xdist") and not run.interpret else []
-    chosen = ["-k", "other_types", TESTS[0]] if run.interpret else ["-k", OF_CODE, *TESTS]
+    chosen = ["-k", "other_types", TESTS[0]] if run.interpret else TESTS
     ini = ["-o", "filterwarnings=default", "-o", "addopts="]  # versions of other packages are not what is tested
     log = run.out / "tests.log"
     options = ["-v", "-rfEs", "--tb=short", "-p", "no:cacheprovider", *ini, *side_by_side]

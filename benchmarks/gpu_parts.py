@@ -58,10 +58,10 @@ def device_name(interpret: bool) -> str:
     if interpret:
         from triton.language import standard
 
-        from adabelief.kernels import gpu
+        from adabelief.kernels import gpu_rule
 
         launch.KERNELS["cpu"] = launch.OnGpu, lambda: None
-        gpu._add = standard._sum_combine  # the interpreter sums that by NumPy, and ours one by one
+        gpu_rule._add = standard._sum_combine  # the interpreter sums that by NumPy, and ours one by one
         return "cpu"
     return "cuda"
 

@@ -1,18 +1,21 @@
-"""The only source of expected values: `rule.reference_step`, followed step by step beside an optimizer."""
+"""The only source of expected values and of tolerances: `rule.reference_step`, followed step by step.
+
+`Walk` knows NumPy only, for every framework and kernel: Keras's and optax's processes need no torch. `Oracle` hands it
+what PyTorch's optimizers step, and imports torch where tensors are made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from adabelief.rule import reference_step
 
-STEP_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-"""Relative error allowed in a step and in the state, by the type of the state."""
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 RULE_OPTIONS = {
     *("lr", "betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd"),
@@ -20,29 +23,123 @@ RULE_OPTIONS = {
 }
 
 
-def array(x: Tensor) -> np.ndarray:
-    """A copy in float64 or complex128."""
-    return x.detach().to(torch.complex128 if x.is_complex() else torch.float64).cpu().numpy().copy()
+def tolerance(eps: float) -> float:
+    """Relative error allowed in a step and in the state, whose type has this epsilon: double precision or single."""
+    return 1e-12 if eps < 1e-12 else 1e-5
 
 
-def rule_options(group: dict[str, Any]) -> dict[str, Any]:
-    """The reference's arguments for a parameter group."""
-    options = {name: value for name, value in group.items() if name in RULE_OPTIONS}
-    options["lr"] = float(options["lr"])
-    if "N_sma_threshhold" in group:
-        options |= {"adaptive_from": group["N_sma_threshhold"], "eps_before_adaptive": False}
-    return options
+class Walk:
+    """The reference's walk beside one parameter: each step starts where the parameter did, with a state of its own.
+
+    Args:
+        options: Those of `reference_step`, and `gc_outputs_last`: the mean is over all dimensions but the last.
+        added: Whether the parameter is itself plus an update that was rounded to its type, and Lookahead's is another
+            such update (optax), or rounded once.
+        cancels: Where means may come next to nothing by cancellation, and errors with them are no smaller than before:
+            in the "state", in the "step" too. Walks are long enough for the former in some frameworks; gradients that
+            are made for it are hypothesis's alone.
+        state: The reference's state to begin with, by default that of no step.
+    """
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        *,
+        added: bool = False,
+        cancels: Collection[str] = (),
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.options, self.added, self.cancels, self.state = options, added, cancels, state or {}
+
+    def step(self, before: Any, gradient: Any, after: Any, state: dict[str, Any], info: Any, **options: Any) -> None:
+        """Asserts what a parameter and its state must be after a step.
+
+        Args:
+            before: The parameter before the step.
+            gradient: Its gradient.
+            after: The parameter after the step.
+            state: Its state after the step, in float32 or wider, by the reference's names.
+            info: The `finfo` of the parameter's type.
+            **options: What differs from the options in this step.
+        """
+        options = self.options | options
+        before, gradient, after = map(wide, (before, gradient, after))
+        if options.pop("gc_outputs_last", False) and before.ndim > 1 and before.size:
+            before, gradient, after = (np.moveaxis(x, -1, 0) for x in (before, gradient, after))
+            state = {name: np.moveaxis(np.asarray(x), -1, 0) for name, x in state.items()}
+        previous = self.state
+        expected, self.state = reference_step(before, gradient, previous, **options)
+        assert_state(state, self.state, previous if "state" in self.cancels else {})
+        allowed = tolerance(max(np.finfo(np.asarray(x).dtype).eps for x in state.values()))
+        allowed *= _cancelled(self.state, previous) if "step" in self.cancels else 1.0
+        self._assert_parameter(before, expected, after, info, allowed, previous.get("slow_buffer", 0.0))
+
+    def _assert_parameter(
+        self, before: np.ndarray, expected: np.ndarray, after: np.ndarray, info: Any, relative: float, slow: Any
+    ) -> None:
+        """Within a unit in the last place of the expected number, and of it as rounded; and the tolerance of a step."""
+        step, size = np.abs(expected - before), np.abs(expected)
+        if self.added:
+            size = np.maximum(size, np.abs(before) + np.abs(slow))
+            size = size + (step if info.eps > 1e-6 else 0.0)  # in wider types the tolerance of a step has it
+        allowed = float(info.eps) * np.maximum(size, float(info.smallest_normal)) + relative * step.max(initial=0.0)
+        error = np.maximum(np.abs(after - expected), np.abs(after - rounded(expected, info)))
+        assert np.all(error <= allowed), f"off by {np.max(error / allowed):.3g} times the allowed"
+
+
+def assert_state(found: dict[str, Any], expected: dict[str, Any], previous: dict[str, Any]) -> None:
+    """A parameter's state is the expected one, within the tolerance of its type and of the largest number expected.
+
+    Or else of the largest that was there before, where there is one in `previous`.
+    """
+    assert found.keys() | {"step"} == expected.keys()
+    for name, x in found.items():
+        wanted, eps = expected[name], np.finfo(np.asarray(x).dtype).eps
+        scale = max(largest(wanted), largest(previous.get(name, 0.0)))
+        # slow weights are not added up over steps
+        allowed = (8 * eps if name == "slow_buffer" else tolerance(eps)) * scale
+        np.testing.assert_allclose(wide(x), wanted, rtol=0, atol=allowed, err_msg=name)
+
+
+def rounded(x: np.ndarray, info: Any) -> np.ndarray:
+    """The nearest number of a type, to even, as far as it is no overflow."""
+    if np.iscomplexobj(x):
+        return rounded(x.real, info) + 1j * rounded(x.imag, info)
+    _, exponent = np.frexp(np.abs(x))
+    unit = float(info.eps) * np.maximum(np.ldexp(1.0, exponent - 1), float(info.smallest_normal))
+    return np.rint(x / unit) * unit
+
+
+def wide(x: Any) -> np.ndarray:
+    """In float64 or complex128."""
+    x = np.asarray(x)
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
+def largest(x: Any) -> float:
+    """The largest absolute value; 0 of nothing."""
+    return float(np.abs(x).max(initial=0.0))
+
+
+def _cancelled(state: dict[str, Any], previous: dict[str, Any]) -> float:
+    """How much larger than the mean is what it was added up from; at least 1."""
+    mean, before_it = largest(state["exp_avg"]), largest(previous.get("exp_avg", 0.0))
+    return max(1.0, before_it / mean) if mean else 1.0
 
 
 class Oracle:
     """Walks beside an optimizer: before each step it notes the parameters, after it, it asserts what they must be."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, grad_scale: float = 1.0) -> None:
-        self.optimizer, self.grad_scale = optimizer, grad_scale
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, grad_scale: float = 1.0, *, cancels: Collection[str] = ()
+    ) -> None:
+        self.optimizer, self.grad_scale, self.cancels = optimizer, grad_scale, cancels
         self.states: dict[Tensor, dict[str, Any]] = {}
 
     def step(self, step: Any = None) -> None:
         """Runs one step of the optimizer (or `step`, a compiled one) and asserts parameters, state and gradients."""
+        import torch
+
         before = [(group, p, array(p), p.grad) for group in self.optimizer.param_groups for p in group["params"]]
         kept = [(g, None if g is None else g.clone(), p.data_ptr()) for _, p, _, g in before]
         (step or self.optimizer.step)()
@@ -54,47 +151,45 @@ class Oracle:
                 continue
             assert torch.equal(g, g_before)
             options = rule_options(group) | {"grad_scale": self.grad_scale}
-            previous = self.states.get(p, {})
-            expected, self.states[p] = reference_step(p_before, array(g), previous, **options)
-            mean, before_it = (_size(state, "exp_avg") for state in (self.states[p], previous))
-            assert_close(p, expected, p_before, cancelled=max(1.0, before_it / mean) if mean else 1.0)
-            self.assert_state(p, previous)
+            walk = Walk(options, cancels=self.cancels, state=self.states.get(p))
+            walk.step(p_before, array(g), array(p), self.found(p), torch.finfo(p.dtype))
+            self.states[p] = walk.state
+            assert float(self.optimizer.state[p]["step"]) == walk.state["step"]
 
-    def assert_state(self, p: Tensor, previous: dict[str, Any]) -> None:
-        """Within the tolerance of what is there or was there before: a mean that changes its sign comes close to 0."""
-        expected, state = self.states[p], self.optimizer.state[p]
-        assert float(state["step"]) == expected["step"]
-        assert set(state) == set(expected)
-        for name in set(expected) - {"step"}:
-            dtype = torch.promote_types(p.dtype, torch.float32)
-            assert state[name].dtype == dtype
-            assert state[name].shape == p.shape
-            tolerance = STEP_TOLERANCE[dtype.to_real()] * max(_size(expected, name), _size(previous, name))
-            np.testing.assert_allclose(array(state[name]), expected[name], rtol=0, atol=tolerance, err_msg=name)
+    def found(self, p: Tensor) -> dict[str, Any]:
+        """A parameter's state but for its step number, in its own type: float32, or as wide as the parameter."""
+        import torch
+
+        state = {name: x for name, x in self.optimizer.state[p].items() if name != "step"}
+        for x in state.values():
+            assert x.dtype == torch.promote_types(p.dtype, torch.float32)
+            assert x.shape == p.shape
+        return {name: numpy(x) for name, x in state.items()}
 
 
-def _size(state: dict[str, Any], name: str) -> float:
-    """The largest absolute value."""
-    return float(np.abs(state.get(name, 0.0)).max(initial=0.0))
+def array(x: Tensor) -> np.ndarray:
+    """A copy in float64 or complex128."""
+    return numpy(x.cdouble() if x.is_complex() else x.double()).copy()
 
 
-def assert_close(p: Tensor, expected: np.ndarray, p_before: np.ndarray, cancelled: float = 1.0) -> None:
-    """The new parameter is the expected one, within one unit in its last place and the tolerance of the step.
+def numpy(x: Tensor) -> np.ndarray:
+    """A tensor's numbers in its own type, which NumPy has to have."""
+    return x.detach().cpu().resolve_conj().resolve_neg().numpy()
 
-    `cancelled` is how much larger what the mean was added up from is than the mean: as much less exact is the step.
-    """
-    state_dtype = torch.promote_types(p.dtype, torch.float32).to_real()
-    rounded = array(torch.from_numpy(np.array(expected)).to(p.dtype))
-    unit = np.maximum(torch.finfo(p.dtype).eps * np.abs(rounded), torch.finfo(p.dtype).smallest_normal)
-    error, step = np.abs(array(p) - rounded), np.abs(expected - p_before)
-    allowed = unit + STEP_TOLERANCE[state_dtype] * cancelled * np.maximum(step, step.max(initial=0.0))
-    assert np.all(error <= allowed), (
-        f"{p.dtype} {tuple(p.shape)}: off by {np.max(error / allowed):.3g} times the allowed"
-    )
+
+def rule_options(group: dict[str, Any]) -> dict[str, Any]:
+    """The reference's arguments for a parameter group."""
+    options = {name: value for name, value in group.items() if name in RULE_OPTIONS}
+    options["lr"] = float(options["lr"])
+    if "N_sma_threshhold" in group:
+        options |= {"adaptive_from": group["N_sma_threshhold"], "eps_before_adaptive": False}
+    return options
 
 
 def set_gradients(params: Iterable[Tensor], seed: int) -> None:
     """Normal gradients of a seed; contiguous whatever the parameter's layout is, in the tensors that are there."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     for p in params:
         g = torch.randn(p.shape, generator=generator, dtype=torch.complex128 if p.is_complex() else torch.float64)

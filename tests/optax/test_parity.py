@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.mixes import Walk
 from tests.optax.cases import MIXES, SHAPES, normal, rule_options
+from tests.oracle import Walk
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
@@ -52,7 +52,7 @@ def walk_beside(optimizer: Any, name: str, arguments: dict[str, Any], dtypes: An
     keys = {(dtypes[0], shape): SHAPES[shape] for shape in SHAPES}
     keys |= {(dtype, "kernel"): SHAPES["kernel"] for dtype in dtypes[1:]}
     params = {key: jnp.asarray(normal(rng, shape, jnp.dtype(key[0]))) for key, shape in keys.items()}
-    walks = {key: Walk(rule_options(name, arguments), added=True) for key in keys}
+    walks = {key: Walk(rule_options(name, arguments), added=True, cancels=["state"]) for key in keys}
 
     @jax.jit
     def step(gradients: Any, state: Any, params: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief, kernels
 from adabelief.torch import launch
 from adabelief.torch.compiled import compiled_update
-from tests.kernels.test_gpu import DEVICE, interpreted, kernel  # noqa: F401 - fixtures
+from tests.kernels.arrays import DEVICE, interpreted, kernel  # noqa: F401 - fixtures
 from tests.oracle import Oracle, set_gradients
 
 pytestmark = [

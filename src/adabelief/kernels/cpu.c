@@ -26,6 +26,7 @@
 #endif
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+/* x86-64-v4 is AVX-512, v3 is AVX2 with fused multiply-add; the default is what every such processor has */
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CLONES
@@ -88,7 +89,7 @@ INLINE float load_bfloat16_t(bfloat16_t x) { return from_bits((uint32_t)x << 16)
 
 INLINE bfloat16_t store_bfloat16_t(float x) {
     uint32_t bits = to_bits(x);
-    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16; /* ties go to the even one */
     return (bfloat16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded); /* nan stays nan */
 }
 
@@ -108,7 +109,8 @@ INLINE float16_t store_float16_t(float x) {
     /* below 2^-14 halves are multiples of 2^-24: adding 0.5 makes the float's last place just that */
     uint32_t subnormal = to_bits(from_bits(magnitude) + 0.5f) - 0x3f000000u;
     uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
-    uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+    uint32_t finite = magnitude < 0x38800000u ? subnormal : normal; /* 2^-14 */
+    /* 65520, which is halfway to 65536: from there on it is infinity, but a nan stays one */
     uint32_t rounded = magnitude >= 0x477ff000u ? (magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u) : finite;
     float16_t half = {(uint16_t)(rounded | sign)};
     return half;
@@ -128,7 +130,8 @@ INLINE float16_t store_float16_t(float x) {
     (void)m, (void)s, (void)s_max, (void)slow, (void)mean_gain, (void)beta2, (void)belief_gain, (void)eps;             \
     (void)step_size, (void)root_scale, (void)offset, (void)alpha;
 
-/* The rule for element i, in three parts. */
+/* The rule for element i, in three parts. Without coupled decay p takes no part in the gradient: 0 times an infinite one
+ * would be nan. */
 #define GRADIENT(T, R)                                                                                                 \
     R p_i = load_##T(p[i]) * shrink;                                                                                   \
     R g_i = load_##T(g[i]) * gain;                                                                                     \
@@ -282,14 +285,15 @@ EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64
                              const Scalars *c) {
     const int64_t elements = begins[n];
     if (c->skip != 0) return;
-    if (c->synchronize == 0) flags &= ~LOOKAHEAD;
+    if (c->synchronize == 0) flags &= ~LOOKAHEAD; /* slow weights are not even read in the steps between */
 #ifdef _OPENMP
     const int64_t least = 16384; /* elements that are worth a thread */
-    int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+    int threads = omp_in_parallel() ? 1 : omp_get_max_threads(); /* the caller's are busy already */
     if (threads > 1 + elements / least) threads = 1 + (int)(elements / least);
     if (threads > 1) { /* a region of one thread would put the others to sleep */
 #pragma omp parallel num_threads(threads)
         {
+            /* of the threads that came, which may be fewer than were asked for */
             int64_t share = (elements + omp_get_num_threads() - 1) / omp_get_num_threads();
             int64_t from = cut(begins, n, share * omp_get_thread_num());
             int64_t to = cut(begins, n, share * (omp_get_thread_num() + 1));

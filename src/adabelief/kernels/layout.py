@@ -1,7 +1,7 @@
 """What a kernel reads and writes: the columns of a tensor, the scalars of a step, flags and types. The only such table.
 
-cpu.c has the same lists, since C cannot read this one, and is refused where they differ; gpu.py and `adabelief.torch`
-take them from here by name.
+cpu.c has the same lists, since C cannot read this one, and is refused where they differ; the Triton kernel and
+`adabelief.torch` take them from here by name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ ARRAYS = ("p", "g", *STATE)
 
 COLUMNS = (*ARRAYS, "elements", "rows")
 """A row of a kernel's table: addresses, how many elements, and how many rows where they are centralized (else 0)."""
+
+PLACES = ("p", *STATE, "elements", "first_chunk", "first_mean", "row_length", "chunks", "rows")
+"""A row of the GPU's table, which has addresses that seldom move apart from the gradients': then how many elements, how
+many chunks and means of rows the arrays before it have, the elements of one of its rows (0: none is centralized), and
+how many chunks and rows it has itself."""
 
 SCALARS = (
     *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),

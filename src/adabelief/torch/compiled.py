@@ -47,11 +47,11 @@ def _update(params: list[Tensor], grads: list[Tensor], *state_and_rest: Any) -> 
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         kind = kernel_for(tensors, i, options)
-        row = None if kind is OnGpu else Scalars(*scalars[i].tolist())
+        row = None if kind is OnGpu else Scalars(*scalars[i].tolist())  # .tolist() would wait for a GPU
         alike[kind, p.device, p.dtype.to_real(), row].append(i)
     for (kind, device, _, row), indices in alike.items():
         if kind is None or overlapping(tensors, indices):
-            for i in indices:
+            for i in indices:  # one by one: of tensors that share memory the second starts where the first ends
                 one, c = tensors.pick([i]), row or Scalars(*scalars[i].tolist())
                 if not c.skip:
                     step(one.reals(), c, options, [centralized_dims(params[i].ndim, gc_min_dim)], FOREACH)

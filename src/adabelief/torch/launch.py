@@ -77,14 +77,14 @@ class OnGpu:
 
     def apply(self, rows: Tensor, lookahead: bool) -> None:
         """Applies one step with a row of scalars for each array, or one for all; without `lookahead` none is due."""
-        flags = self._flags if lookahead else self._flags & ~LOOKAHEAD
+        flags = self._flags if lookahead else self._flags & ~LOOKAHEAD  # that variant reads no slow weights at all
         with record_function("adabelief::gpu_update") if internals.profiling() else nullcontext():
             self._table.update(flags, rows)
 
 
 def device_scalars(steps: list[Tensor], recipe: Recipe) -> Tensor:
     """Counts one step for each array, and the scalars that it takes: a row each, in float64, on their device."""
-    torch._foreach_add_(steps, 1.0 - recipe.skip)
+    torch._foreach_add_(steps, 1.0 - recipe.skip)  # a skipped step is not counted, which only the device knows
     t = torch.stack(steps).double()
     return torch.stack([torch.zeros_like(t) + scalar for scalar in recipe.scalars(t, torch)], dim=1)
 
@@ -113,6 +113,7 @@ def unserved(device_type: str) -> str | None:
     return unavailable() or proof.unavailable()
 
 
+# A compiler does not follow what loads libraries; nothing of the answer changes in a process.
 unserved = torch.compiler.assume_constant_result(unserved)  # type: ignore[no-untyped-call]
 
 
@@ -156,7 +157,7 @@ def _counted(step: Tensor, p: Tensor, options: Options) -> bool:
 
 def _dense(p: Tensor) -> bool:
     """Whether the elements fill their memory without gaps, in whatever order of dimensions."""
-    elements = 1
+    elements = 1  # in the dimensions that lie closer together
     for stride, size in sorted((stride, size) for stride, size in zip(p.stride(), p.shape, strict=True) if size != 1):
         if stride != elements:
             return p.numel() == 0

@@ -43,7 +43,7 @@ class Part:
         alike: dict[Any, list[int]] = defaultdict(list)
         for i, p in enumerate(tensors.params):
             kind = kernel_for(tensors, i, options)
-            if kind:
+            if kind:  # those of one launch have one row of scalars, and so one step number
                 number = None if kind is OnGpu and options.capturable else tensors.steps[i].item()
                 alike[kind, p.device, p.dtype.to_real(), number].append(i)
         if any(overlapping(tensors, indices) for indices in alike.values()):
@@ -122,5 +122,5 @@ class Plan:
                 launch.follow(list(islice(addresses, len(launch.indices))))
         if not self._launches or self._steps.count():
             return held
-        held.release()
+        held.release()  # the numbers of a launch are no longer alike
         return None

@@ -97,7 +97,7 @@ static Tensor tensor_of(const Api *api, Object *object) { return (Tensor)((int64
 static int look(const Api *api, Object *object, Place *place, Shape *shape) {
     Tensor tensor = tensor_of(api, object);
     int32_t layout = 0;
-    if (api->layout && (api->layout(tensor, &layout) || layout)) return 0;
+    if (api->layout && (api->layout(tensor, &layout) || layout)) return 0; /* 0 is strided, with memory of its own */
     return !(api->data_ptr(tensor, &place->address) || api->dtype(tensor, &place->dtype) ||
              api->device_type(tensor, &place->device_type) || api->device_index(tensor, &place->device_index) ||
              api->dim(tensor, &shape->dim) || api->sizes(tensor, &shape->sizes) ||
@@ -224,7 +224,7 @@ static int holds(const Api *api, const Plan *plan, Object *lists, Object *state,
         Object *list = api->list_get(lists, i);
         if (!list || api->list_size(list) != plan->begins[i + 1] - plan->begins[i]) return 0;
         for (int64_t j = plan->begins[i]; j < plan->begins[i + 1]; j++)
-            if (api->list_get(list, j - plan->begins[i]) != plan->param[j]) return 0;
+            if (api->list_get(list, j - plan->begins[i]) != plan->param[j]) return 0; /* alive: it is in the list */
     }
     /* Entries are dicts, of which none is kept alive here: that one is in the state now says that it is alive. */
     if (api->dict_size(state) != plan->keys) return 0;
@@ -272,7 +272,7 @@ EXPORT void adabelief_release(const Api *api, Object **held, int64_t rows) {
 EXPORT int adabelief_holds(const Api *api, const Plan *plan, Object *lists, Object *state, Object *gradients,
                            int64_t *addresses, int *moved, Object **held) {
     int result = holds(api, plan, lists, state, gradients == api->none ? NULL : gradients, held);
-    api->clear_error();
+    api->clear_error(); /* an attribute that is not there is an answer, not the caller's error */
     *moved = 0;
     for (int64_t i = 0; result && i < plan->rows; i++) {
         *moved |= addresses[i] != plan->row[i].g_address;

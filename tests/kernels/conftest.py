@@ -1,0 +1,1 @@
+from tests.kernels.arrays import interpreted, kernel  # noqa: F401 - fixtures

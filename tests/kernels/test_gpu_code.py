@@ -1,0 +1,129 @@
+"""The Triton kernel as it is compiled, for GPUs that need not be there."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+import torch
+
+from adabelief.kernels import gpu
+from adabelief.kernels.layout import SCALARS
+from tests.kernels.arrays import DTYPES, NEEDED
+
+triton = pytest.importorskip(*NEEDED)
+tl = pytest.importorskip("triton.language")
+gpu_rule = pytest.importorskip("adabelief.kernels.gpu_rule")
+
+TARGETS = {"A100": ("cuda", 80, 32), "H100": ("cuda", 90, 32), "MI300": ("hip", "gfx942", 64)}
+
+INSTRUCTIONS = {
+    "cuda": (r"\bld\.global\.(v4\.b32|v2\.b64)\b", r"\bst\.global\.(v4\.b32|v2\.b64)\b"),
+    "hip": (r"\bglobal_load_dwordx4\b", r"\bglobal_store_dwordx4\b"),
+}
+"""Loads and stores of 128 bits."""
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """Compiles a kernel for a GPU that need not be there; returns what the GPU is to run."""
+    compiler, targets = pytest.importorskip("triton.compiler"), pytest.importorskip("triton.backends.compiler")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+    def compile(kernel, target, dtype, **constants):
+        backend, arch, lanes = TARGETS[target]
+        wide = "fp64" if dtype == torch.float64 else "fp32"
+        constants |= dict(T=getattr(tl, str(dtype).removeprefix("torch.")), DOUBLE=dtype == torch.float64)
+        monkeypatch.setattr(torch.version, "hip", "6.0" if backend == "hip" else None)
+        constants |= dict(BLOCK=gpu._block())
+        arguments = dict(places="*i64", gradients="*i64", owners="*i32", means=f"*{wide}")
+        arguments |= dict(coefficients="*fp64", stride="i32") | dict.fromkeys(constants, "constexpr")
+        source = compiler.ASTSource(kernel, arguments, {(kernel.arg_names.index(k),): v for k, v in constants.items()})
+        options = dict(num_warps=gpu.WARPS)
+        asm = triton.compile(source, target=targets.GPUTarget(backend, arch, lanes), options=options).asm
+        return asm["ptx" if backend == "cuda" else "amdgcn"]
+
+    return compile
+
+
+def wide_accesses(asm, target):
+    """How many loads and stores of 128 bits there are."""
+    return tuple(len(re.findall(pattern, asm)) for pattern in INSTRUCTIONS[TARGETS[target][0]])
+
+
+@pytest.mark.parametrize("everything", ["", "gradients", "steps"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+def test_all_arrays_are_read_and_written_in_128_bits(compiled, target, dtype, everything):
+    """8 elements a thread: so many accesses for each array."""
+    flags = dict(AMSGRAD=bool(everything), LOOKAHEAD=bool(everything), CENTRALIZED=everything)
+    asm = compiled(gpu_rule.update, target, dtype, CHUNK=gpu.CHUNK, **flags)
+    narrow = 8 * dtype.itemsize // 16
+    state = 8 * max(dtype.itemsize, 4) // 16
+    more = 2 * state if everything else 0
+    assert wide_accesses(asm, target) == (2 * narrow + 2 * state + more, narrow + 2 * state + more)
+    assert not re.search(r"approx|div\.full|\.ftz", asm)
+    if target == "MI300":
+        assert "v_div_fixup" in asm
+    else:
+        kind = "f64" if dtype == torch.float64 else "f32"
+        assert re.search(rf"\bsqrt\.rn\.{kind}\b", asm)
+        assert re.search(rf"\bdiv\.rn\.{kind}\b", asm)
+
+
+@pytest.mark.parametrize("centralized", ["gradients", "steps"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+def test_means_read_128_bits(compiled, target, dtype, centralized):
+    asm = compiled(gpu_rule.take_means, target, dtype, AMSGRAD=True, CENTRALIZED=centralized)
+    loads, _ = wide_accesses(asm, target)
+    assert loads == 2 * 8 * dtype.itemsize // 16 + (
+        3 * 8 * 4 // 16 if centralized == "steps" else 0
+    )  # g, p; m, s, s_max
+
+
+@pytest.mark.parametrize("target", ["A100", "H100"])
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "f16")])
+def test_halves_are_rounded_to_nearest(compiled, target, dtype, name):
+    asm = compiled(gpu_rule.update, target, dtype, CHUNK=gpu.CHUNK, AMSGRAD=False, LOOKAHEAD=False, CENTRALIZED="")
+    conversions = set(re.findall(rf"cvt\.\S*\.{name}(?:x2)?\.f32", asm))
+    assert conversions
+    assert all(x.startswith("cvt.rn.") for x in conversions)
+
+
+class Driver:
+    """A driver of a GPU that is not there."""
+
+    def get_current_target(self):
+        return pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
+    """Launches as `Table` makes them, up to the point where they would run."""
+    jit = pytest.importorskip("triton.runtime.jit")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+    run, launches = jit.JITFunction.run, Counter()
+
+    def warm_up(self, *args, grid, warmup, **options):
+        launches[self.fn.__name__] += 1
+        run(self, *args, grid=grid, warmup=True, **options)
+
+    monkeypatch.setattr(jit.JITFunction, "run", warm_up)
+    scalars = torch.zeros(40, len(SCALARS), dtype=torch.float64)
+    for n in (1, 2, 16, 31):
+        table = gpu.Table([[64 * n + 1] * 6 + [5000 * n, n]] * n, "float32", torch.device("cpu"))
+        table.update(0, scalars[:1])
+        table.update(0, scalars[1:2])
+        table.update(0, scalars[3 : 3 + n])
+        table.set_gradients([16] * n)
+        table.update(0, scalars[:n])
+    assert launches == {"update": 16, "take_means": 16}
+    assert sorted(path.name for path in tmp_path.rglob("*.ptx")) == ["take_means.ptx", "update.ptx"]
