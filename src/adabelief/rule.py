@@ -120,7 +120,7 @@ def coefficients(
     coupled = 0.0 if weight_decouple else weight_decay
     shrink = 1.0 if not weight_decouple else 1.0 - lr * weight_decay
     if weight_decouple and fixed_decay:  # at lr = 0 nothing moves: a step that only begins the state is of that kind
-        shrink = _where(lr > 0, 1.0 - weight_decay, 1.0, xp)
+        shrink = 1.0 - weight_decay * _where(lr > 0, 0.0 * lr + 1.0, 0.0 * lr, xp)  # 0 or 1 in the type of lr
     # g − m_new = beta1·(g − m_old); at beta1 = 0 that would vanish for every gradient, so the factor is dropped there.
     residual = _where(beta1 > 0, beta1, 1.0, xp)
     correction1 = -xp.expm1(t * _log(beta1, xp))

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adabelief import RangerAdaBelief
+from adabelief import AdaBelief, RangerAdaBelief
 from adabelief.kernels import cpu
 from adabelief.torch import launch
 from tests.oracle import Oracle, set_gradients
@@ -197,3 +198,48 @@ def test_subnormal_halves_where_denormals_are_flushed(dtype, cls, implementation
 
 def test_flushing_flushes(flushing):
     assert float(torch.tensor([1e-40]) * 1.0) == 0.0
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("cls", OURS)
+def test_an_estimate_of_memory_with_a_grad_scaler(cls, implementation):
+    skip_without_kernel(IMPLEMENTATIONS[implementation])
+    with FakeTensorMode():
+        p = nn.Parameter(torch.ones(3))
+        p.grad = torch.ones(3)
+        optimizer = cls([p], **IMPLEMENTATIONS[implementation])
+        optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.zeros(())
+        optimizer.step()
+        assert optimizer.state[p]["exp_avg"].shape == (3,)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_state_of_several_types_follows_the_parameter(implementation):
+    """As partial casts leave it, with Lookahead due in every step."""
+    skip_without_kernel(IMPLEMENTATIONS[implementation])
+    p, q = parameter(4, 3), parameter(4, 3)
+    optimizer, plain = (RangerAdaBelief([x], k=1, amsgrad=True, **IMPLEMENTATIONS[implementation]) for x in (p, q))
+    for seed, name in enumerate(("exp_avg", "exp_avg_var", "max_exp_avg_var", "slow_buffer", "step")):
+        for each, x in ((optimizer, p), (plain, q)):
+            set_gradients([x], seed)
+            each.step()
+        optimizer.state[p][name] = optimizer.state[p][name].double()
+    assert same([p], [q])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own, about its environment
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_compiled_step_under_another_default_device(implementation):
+    skip_without_kernel(IMPLEMENTATIONS[implementation])
+    torch._dynamo.reset()
+    p, q = parameter(3, dtype=torch.float64), parameter(3, dtype=torch.float64)
+    more = {"weight_decouple": True, "fixed_decay": True, "weight_decay": 0.1}  # its factor keeps double precision
+    optimizer, plain = (AdaBelief([x], lr=0.01, **more, **IMPLEMENTATIONS[implementation]) for x in (p, q))
+    step = torch.compile(optimizer.step, backend="eager")
+    for seed in range(3):
+        set_gradients([p, q], seed)
+        q.grad = p.grad.clone()
+        with torch.device("meta"):
+            step()
+        plain.step()
+    torch.testing.assert_close(p, q, rtol=1e-14, atol=0)

@@ -207,15 +207,69 @@ def only_begins_the_state(make: Make) -> None:
     assert same(model.parameters(), before.parameters())
 
 
+def gradient_that_only_says_that_it_is_zero(make: Make) -> None:
+    """It has no memory, at the first step or at a later one."""
+    p, q = parameter(3), parameter(3)
+    optimizer, plain = make([p]), make([q])
+    for zero in (True, False, False, True):
+        p.grad = torch._efficientzerotensor(3) if zero else torch.ones(3)
+        q.grad = torch.zeros(3) if zero else torch.ones(3)
+        optimizer.step()
+        plain.step()
+    assert same([p], [q])
+
+
+def lazy_module(make: Make) -> None:
+    model = nn.LazyLinear(3)
+    optimizer = make(model.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert optimizer.state[model.weight]["exp_avg"].shape == (3, 4)
+
+
+def step_within_a_function_of_torch_func(make: Make) -> None:
+    def loss(weight: torch.Tensor) -> torch.Tensor:
+        p = (weight * 1.0).detach()
+        p.grad = torch.ones_like(p)
+        make([p], lr=0.1).step()
+        return (p * weight).sum()
+
+    weight = torch.ones(3)
+    twin = nn.Parameter(weight.clone())
+    twin.grad = torch.ones(3)
+    make([twin], lr=0.1).step()
+    torch.testing.assert_close(torch.func.grad(loss)(weight), twin.detach())
+
+
+def layout_that_changes_after_some_steps(make: Make) -> None:
+    """channels_last: the kernels go on, since the state is laid out anew."""
+    x = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    model = nn.Conv2d(4, 4, 3)
+    twin = copy.deepcopy(model)
+    optimizer, plain = make(model.parameters()), make(twin.parameters())
+    for step in range(4):
+        if step == 2:
+            model.to(memory_format=torch.channels_last)
+        for each, of in ((optimizer, model), (plain, twin)):
+            each.zero_grad()
+            (of(x) ** 2).sum().backward()
+            each.step()
+    torch.testing.assert_close(model.weight, twin.weight, rtol=1e-4, atol=1e-5)
+    if hasattr(optimizer, "_plan"):
+        assert not optimizer._plan.parts[0].rest
+
+
 BESIDE_ADAMW: list[Callable[[Make], None]] = [
     *(grad_scaler, grad_scaler_that_unscaled_before, own_grad_scale),
     *(state_that_is_given_up, parameter_that_is_taken_out, state_that_visits_another_device),
     *(estimate_of_memory, betas_of_a_configuration_library),
     *(infinite_weight_without_gradient, model_in_double_after_some_steps, misaligned_parameter, misaligned_gradient),
-    only_begins_the_state,
+    *(only_begins_the_state, gradient_that_only_says_that_it_is_zero, lazy_module),
+    *(step_within_a_function_of_torch_func, layout_that_changes_after_some_steps),
 ]
 NOT_OF_TORCHS_OWN = {"betas_of_a_configuration_library", "model_in_double_after_some_steps"}
 """What AdamW refuses, or does not promise."""
+NOT_OF_TORCHS_OWN_FUSED = {"gradient_that_only_says_that_it_is_zero", "layout_that_changes_after_some_steps"}
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -223,7 +277,8 @@ NOT_OF_TORCHS_OWN = {"betas_of_a_configuration_library", "model_in_double_after_
 @pytest.mark.parametrize("situation", BESIDE_ADAMW, ids=lambda f: f.__name__)
 def test_as_torchs_own(situation, cls, implementation):
     options = IMPLEMENTATIONS[implementation]
-    if cls is torch.optim.AdamW and situation.__name__ in NOT_OF_TORCHS_OWN:
+    beyond = NOT_OF_TORCHS_OWN | (NOT_OF_TORCHS_OWN_FUSED if options.get("fused") else set())
+    if cls is torch.optim.AdamW and situation.__name__ in beyond:
         pytest.skip("AdamW does not promise that")
     if cls is not torch.optim.AdamW:
         skip_without_kernel(options)

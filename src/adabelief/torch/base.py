@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief import rule
@@ -103,7 +104,7 @@ class Base(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and not self._skips_on_device() and float(found_inf):
+        if found_inf is not None and not self._skips_on_device() and _has_value(found_inf) and float(found_inf):
             return loss
         if any(group["params"] and group["params"][0].is_cuda for group in self.param_groups):
             internals.check_graph_capture(self)
@@ -168,6 +169,9 @@ class Base(Optimizer):
 
     def _share(self, group: Group) -> Share | None:
         """What there is in a group for kernels."""
+        for p in group["params"]:
+            if p.grad is not None and internals.is_plain(p):
+                state.follow_layout(self.state[p], p)
         tensors = self._tensors(group)
         stepped = set(map(id, tensors.params))
         positions = [i for i, p in enumerate(group["params"]) if id(p) in stepped]
@@ -215,7 +219,7 @@ class Base(Optimizer):
         scale = getattr(self, "grad_scale", None)
         gain = -1.0 if group["maximize"] else 1.0
         if scale is not None:
-            gain = gain / (scale if traced or group["differentiable"] else float(scale))
+            gain = gain / (float(scale) if _has_value(scale) and not (traced or group["differentiable"]) else scale)
         found_inf = getattr(self, "found_inf", None)
         skip = found_inf if traced and isinstance(found_inf, Tensor) else 0.0
         lr, betas = group["lr"], group["betas"]
@@ -258,7 +262,8 @@ class Base(Optimizer):
     def _check_parameters(self, group: Group) -> None:
         """Raises ValueError for parameters that a group cannot have."""
         for p in group["params"]:
-            refuse_conjugate(p)
+            if not is_lazy(p):  # of which a step has to see what it became
+                refuse_conjugate(p)
         devices = {p.device.type for p in group["params"]} if group["fused"] else set()
         reason = next(filter(None, map(launch.unserved, devices)), None)
         if reason:
@@ -317,13 +322,18 @@ def _traced(group: Group) -> bool:
     return bool(group["capturable"] or torch.compiler.is_compiling() or learned)
 
 
+def _has_value(x: Any) -> bool:
+    """Whether a number can be read: not of a fake tensor, which estimates memory."""
+    return not isinstance(x, Tensor) or internals.is_plain(x)
+
+
 def _is_beta(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1 and 0 <= value.item() < 1
 
 
 def _tensor(x: Any) -> Tensor:
     """A number as a tensor that a compiled graph takes for any number."""
-    return _scalar(x) if isinstance(x, Tensor) else torch.zeros((), dtype=torch.float64) + x  # type: ignore[no-any-return]
+    return _scalar(x) if isinstance(x, Tensor) else torch.zeros((), dtype=torch.float64, device="cpu") + x  # type: ignore[no-any-return]
 
 
 def _scalar(x: Any) -> Any:

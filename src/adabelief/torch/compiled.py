@@ -14,16 +14,17 @@ from torch import Tensor
 
 from adabelief.kernels.layout import STATE
 from adabelief.options import centralized_dims
+from adabelief.torch import internals
 from adabelief.torch.launch import OnCpu, OnGpu, device_scalars, kernel_for, overlapping
 from adabelief.torch.operators import FOREACH
-from adabelief.torch.update import PLAIN, Options, Recipe, Scalars, Tensors, step, update
+from adabelief.torch.update import Options, Recipe, Scalars, Tensors, step, update
 
 
 def compiled_update(tensors: Tensors, recipe: Recipe, options: Options) -> None:
     """Counts and applies one step, as `update.update` does."""
     types = [{type(p), type(g)} for p, g in zip(tensors.params, tensors.grads, strict=True)]
-    plain = [i for i, kinds in enumerate(types) if kinds <= PLAIN]
-    others = [i for i, kinds in enumerate(types) if not kinds <= PLAIN]
+    plain = [i for i, kinds in enumerate(types) if kinds <= internals.PLAIN]
+    others = [i for i, kinds in enumerate(types) if not kinds <= internals.PLAIN]
     if plain:
         ours = tensors.pick(plain)
         scalars = device_scalars(ours.steps, recipe)

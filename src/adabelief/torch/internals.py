@@ -60,6 +60,17 @@ def check_graph_capture(optimizer: Optimizer) -> None:
             return
 
 
+PLAIN = {Tensor, torch.nn.Parameter}
+"""Types of tensors whose memory is what they say, but for those of `torch.func`."""
+
+_is_wrapped: Callable[[Tensor], bool] = _named("torch._C._functorch", "is_functorch_wrapped_tensor", lambda x: False)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is of no other package's type, and no wrapper that `torch.func` traces with."""
+    return type(tensor) in PLAIN and (torch.compiler.is_compiling() or not _is_wrapped(tensor))
+
+
 def is_distributed(tensor: Tensor) -> bool:
     """Whether a tensor is a distributed one, of exactly torch's own type.
 

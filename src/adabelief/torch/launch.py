@@ -15,7 +15,7 @@ from adabelief.kernels.layout import AMSGRAD, ARRAYS, CENTRALIZED_STEPS, LOOKAHE
 from adabelief.options import centralized_dims
 from adabelief.torch import internals, proof
 from adabelief.torch.state import state_dtype
-from adabelief.torch.update import PLAIN, Options, Recipe, Scalars, Tensors
+from adabelief.torch.update import Options, Recipe, Scalars, Tensors
 
 DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128}
 
@@ -125,19 +125,25 @@ def kernel_for(tensors: Tensors, i: int, options: Options) -> type[OnCpu | OnGpu
     fits = (
         (options.fused or p.device.type in BY_DEFAULT)
         and not unserved(p.device.type)
-        and all(type(x) in PLAIN for x in arrays)
+        and all(map(internals.is_plain, arrays))
         and all(x.device == p.device for x in arrays)
         and all(x.layout == torch.strided and not x.is_conj() and not x.is_neg() for x in arrays)
         and p.dtype in DTYPES
         and g.dtype == p.dtype
         and all(x.dtype == state_dtype(p) for x in state)
         and all(x.shape == p.shape and x.stride() == p.stride() for x in arrays)
-        and all(x.data_ptr() % x.dtype.to_real().itemsize == 0 for x in arrays)
+        and all(map(_aligned, arrays))
         and _dense(p)
         and not (dims and (p.is_complex() or p.stride(0) * p.shape[0] != p.numel()))
         and (not tensors.steps or _counted(tensors.steps[i], p, options))
     )
     return KERNELS[p.device.type][0] if fits else None
+
+
+def _aligned(x: Tensor) -> bool:
+    """Whether a tensor has memory, as one that only says that it is full of zeros has not, and where C may read it."""
+    address = x.data_ptr()
+    return address % x.dtype.to_real().itemsize == 0 and bool(address or not x.numel())
 
 
 def overlapping(tensors: Tensors, indices: list[int]) -> bool:

@@ -105,9 +105,10 @@ static int look(const Api *api, Object *object, Place *place, Shape *shape) {
 }
 
 /* Whether that many dense elements of a tensor are inside its storage, which can be shrunk behind its back. */
-static int stored(const Api *api, Object *object, int64_t elements, int64_t item) {
+static int stored(const Api *api, Object *object, const Place *now, int64_t elements, int64_t item) {
     Tensor tensor = tensor_of(api, object);
     int64_t offset, size;
+    if (elements && !now->address) return 0; /* a tensor that only says that it is full of zeros has none at all */
     return !api->storage_offset(tensor, &offset) && !api->storage_size(tensor, &size) &&
            (offset + elements) * item <= size;
 }
@@ -172,7 +173,7 @@ static int unmoved(const Api *api, const Row *row, Object **held) {
         if (!(held[i] = inner(api, object, row->is_local && !is_step))) return 0;
         if (!look(api, held[i], &now, &shape) || now.address != then->address || !same_kind(&now, then)) return 0;
         if (is_step ? shape.dim != 0 : !same_shape(&shape, &row->shape)) return 0;
-        if (!stored(api, held[i], is_step ? 1 : row->elements, then->item)) return 0;
+        if (!stored(api, held[i], &now, is_step ? 1 : row->elements, then->item)) return 0;
         if (!is_step && altered(api, held[i], row)) return 0;
     }
     return 1;
@@ -199,7 +200,7 @@ static int follow(const Api *api, Row *row, Object *gradient, Object **held) {
     if (row->is_local && !same_spec(api, gradient, row->objects[0])) return 0;
     row->g_address = 0;
     if (!look(api, part, &now, &shape) || !same_kind(&now, then) || !same_shape(&shape, &row->shape) ||
-        !stored(api, part, row->elements, then->item) || now.address % then->item || altered(api, part, row))
+        !stored(api, part, &now, row->elements, then->item) || now.address % then->item || altered(api, part, row))
         return 0;
     row->g_address = now.address;
     return 1;

@@ -73,12 +73,16 @@ class Held:
 
     def __init__(self, release: Callable[..., None], api: Any, rows: int) -> None:
         self.objects = (ctypes.c_void_p * (rows * (2 + len(NAMES))))()
-        self._release = release, api, rows
+        self._release, self._api, self._rows = release, api, rows
 
     def release(self) -> None:
-        """Lets go of it; to be called once."""
-        release, api, rows = self._release
-        release(api, self.objects, rows)
+        """Lets go of it."""
+        rows, self._rows = self._rows, 0
+        self._release(self._api, self.objects, rows)
+
+    def __del__(self) -> None:
+        """An interrupt may come before whoever holds it can release it."""
+        self.release()
 
 
 class Proof:

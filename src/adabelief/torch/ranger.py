@@ -141,11 +141,13 @@ class RangerAdaBelief(Base):
         if self.__dict__.get("_knows_shapes") or not internals.in_process_group():
             return
         self._knows_shapes = True
-        params = [p for group in self.param_groups if group["use_gc"] for p in group["params"]]
-        if params and (any(map(internals.is_flat, params)) or not any(p.ndim > 1 for p in params)):
+        lists = [group["params"] for group in self.param_groups if group["use_gc"] and group["params"]]
+        marked = any(internals.is_flat(p) for params in lists for p in params)  # by FSDP1
+        pieces = bool(lists) and all(len(params) == 1 and params[0].ndim < 2 for params in lists)  # as ZeRO's are
+        if marked or pieces:
             warnings.warn(
-                "use_gc=True: no row is centralized, since the parameters are flat (FSDP1 and ZeRO make them so), and "
-                "the steps are not those of one process. Use FSDP2 (fully_shard), which keeps shapes, or use_gc=False.",
+                "use_gc=True: no row is centralized, since the parameters are flat, as FSDP1 and ZeRO make them: the "
+                "steps are not those of one process. Use FSDP2 (fully_shard), which keeps shapes, or use_gc=False.",
                 stacklevel=5,
             )
 

@@ -31,7 +31,7 @@ def state_dtype(p: Tensor) -> torch.dtype:
 def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable: bool) -> State:
     """Fills in what is missing of p's state: zeros, and for Lookahead's slow weights p itself.
 
-    What is there follows p to a wider type, and the step number to where it is read: a framework that moves a whole
+    What is there follows p to another type, and the step number to where it is read: a framework that moves a whole
     state to a device and back moves it too.
     """
     place = p.device if capturable else torch.device("cpu")
@@ -49,9 +49,17 @@ def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable
             state[name] = p.to(dtype, memory_format=torch.preserve_format, copy=True)
         elif x is None:
             state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        elif x.dtype != dtype and torch.promote_types(x.dtype, dtype) != x.dtype:
+        elif x.dtype != dtype:
             state[name] = x.to(dtype)
     return state
+
+
+def follow_layout(state: State, p: Tensor) -> None:
+    """Lays p's state out as p is, where p was given another order of dimensions (channels_last), for the kernels."""
+    for name in COLUMNS.values():
+        x = state.get(name)
+        if x is not None and x.shape == p.shape and x.stride() != p.stride():
+            state[name] = torch.empty_like(p, dtype=x.dtype, memory_format=torch.preserve_format).copy_(x)
 
 
 def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], None]) -> None:

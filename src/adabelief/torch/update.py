@@ -25,10 +25,6 @@ CPU_BUCKET_BYTES = 2**20
 BUCKET_BYTES = 2**26
 """The same elsewhere. The one temporary copy of foreach is as large as a bucket, or as a tensor that is larger."""
 
-PLAIN = {Tensor, torch.nn.Parameter}
-"""Types of tensors whose memory is what they say."""
-
-
 class Tensors(NamedTuple):
     """The tensors of one group, index by index."""
 
@@ -237,7 +233,7 @@ def _synchronized(slow: Tensor, p: Tensor, due: Any, alpha: float) -> Tensor:
     if isinstance(due, Tensor):
         slow.copy_(torch.where(due, slow.lerp(p, alpha), slow))
         return torch.where(due, slow, p)
-    return slow.lerp_(p, alpha) if due else p
+    return slow.lerp_(p.to(slow.dtype), alpha) if due else p
 
 
 def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]]) -> None:
@@ -253,7 +249,7 @@ def _buckets(
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, (p, g) in enumerate(zip(tensors.params, tensors.grads, strict=True)):
         distributed = internals.is_distributed(p)
-        known = distributed or type(p) in PLAIN
+        known = distributed or internals.is_plain(p)
         one_by_one = not known if foreach is None else not foreach
         mesh = p.device_mesh if distributed else None  # type: ignore[attr-defined]
         kind = p.device, p.dtype, g.dtype, mesh
