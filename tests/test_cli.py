@@ -127,7 +127,7 @@ def test_folders_are_printed_as_they_are(text, tmp_path, monkeypatch):
     from adabelief.lab.report import report
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "load", lambda folders: [])
+    monkeypatch.setattr(runs, "load", lambda folders, skip: [])
     monkeypatch.setattr(report, "write", lambda *arguments, **more: None)
     assert run("report", text, "--out", text).stdout == f"The report: {Path(text, 'report.html')}\n"
 

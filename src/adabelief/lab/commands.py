@@ -219,7 +219,11 @@ def report(
         from adabelief.lab.analysis.runs import load
         from adabelief.lab.report.report import write
 
-        write(out, load(runs), command=command)
+        damaged: list[str] = []
+        found = load(runs, damaged.append)
+        for message in damaged:
+            console.print(f"Left out: {message}", soft_wrap=True)
+        write(out, found, damaged=damaged, command=command)
         console.print(f"The report: {out / 'report.html'}", soft_wrap=True)
 
 

@@ -324,6 +324,7 @@ TASKS = {
         settings=ptb_settings,
         make=_make_ptb,
         schedule=divide_at(100 / 200, 145 / 200),
+        training_loss="training loss with its penalties",
     ),
     "charlm": Task(
         **about("charlm"),
