@@ -52,7 +52,7 @@ def walk_beside(optimizer: Any, name: str, arguments: dict[str, Any], dtypes: An
     keys = {(dtypes[0], shape): SHAPES[shape] for shape in SHAPES}
     keys |= {(dtype, "kernel"): SHAPES["kernel"] for dtype in dtypes[1:]}
     params = {key: jnp.asarray(normal(rng, shape, jnp.dtype(key[0]))) for key, shape in keys.items()}
-    walks = {key: Walk(rule_options(name, arguments), added=True, cancels=["state"]) for key in keys}
+    walks = {key: Walk(rule_options(name, arguments), allowing=["added", "lookahead", "small means"]) for key in keys}
 
     @jax.jit
     def step(gradients: Any, state: Any, params: Any) -> Any:

@@ -4,6 +4,8 @@ The element-wise part is that of cpu.c: arithmetic in the type of the state, cor
 one rounding of half-precision parameters, to nearest even. gpu.py prepares what is read here, and launches it.
 """
 
+# mypy: disallow-untyped-decorators=False
+
 from __future__ import annotations
 
 import triton

@@ -44,7 +44,7 @@ class Reference:
         options: dict[str, Any] | None = None,
     ) -> None:
         self.optimizer, self.variables, self.undecayed, self.options = optimizer, variables, undecayed, options
-        self.walks = [Walk({}, cancels=["state"]) for _ in variables]
+        self.walks = [Walk({}, allowing=["lookahead", "small means"]) for _ in variables]
 
     def read(self) -> dict[str, Any]:
         o = self.optimizer
