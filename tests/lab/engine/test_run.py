@@ -80,7 +80,7 @@ def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, name, at):
 def test_what_was_appended_after_the_checkpoint_is_cut_off(tmp_path):
     (config,) = plan()
     _, whole = go(tmp_path / "whole", config, linear())
-    cut(tmp_path / "parts", config, linear(), lambda steps, progress: progress.epoch == 3)
+    cut(tmp_path / "parts", config, linear(), lambda steps, run: run.state.epoch == 2)
     folder = RunFolder(tmp_path / "parts" / config.folder)
     with folder.metrics.open("a") as file:
         file.write('{"epoch": 3, "train_l')  # as a process that is killed leaves it
@@ -92,7 +92,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     (config,) = plan()
     result, folder = go(tmp_path, config, linear())
     before = {path: path.stat().st_mtime_ns for path in (folder.metrics, folder.checkpoint, folder.result)}
-    again, _ = go(tmp_path, config, linear(), watch=lambda progress: pytest.fail("it steps"))
+    again, _ = go(tmp_path, config, linear(), watch=lambda run: pytest.fail("it steps"))
     assert again == result
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -175,12 +175,12 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"names": ["Nothing"]}, "--optimizer: there is no 'Nothing' here; there are AdaBelief, SGD, Adam"),
-        ({"scale": "huge"}, "--scale: there is no 'huge' here; there are smoke"),
-        ({"model": "resnet"}, "--model: there is no 'resnet' here; there are none"),
-        ({"precision": "int4"}, "--precision: there is no 'int4'"),
-        ({"accumulate": 0}, "--accumulate must be at least 1, got 0"),
-        ({"changes": {"batch_size": 0}}, "--set batch_size must be a whole number, at least 1, got 0"),
+        ({"names": ["Nothing"]}, "optimizer: there is no 'Nothing' here; there are AdaBelief, SGD, Adam"),
+        ({"scale": "huge"}, "scale: there is no 'huge' here; there are smoke"),
+        ({"model": "resnet"}, "model: there is no 'resnet' here; there are none"),
+        ({"precision": "int4"}, "precision: there is no 'int4'"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"changes": {"batch_size": 0}}, "batch_size must be a whole number, at least 1, got 0"),
         ({"changes": {"momentum": 0.5}}, "AdaBelief of adabelief has no argument momentum; it has lr, betas"),
     ],
 )
@@ -321,8 +321,14 @@ def test_every_run_is_told_when_it_ends(tmp_path):
 
     configs = plan(names=["AdaBelief"]) + plan(names=["SGD"], changes={"lr": 1e30})
     session.run(linear(), configs, tmp_path, cpu=True, console=Console())
-    assert said[0].startswith("AdaBelief, seed 0: test accuracy ")
-    assert said[1].startswith("SGD,lr=1e+30, seed 0: diverged in epoch ")
+    for epoch in range(4):
+        assert said.pop(0).startswith(f"AdaBelief, seed 0, epoch {epoch + 1}/4, run 1/2, accuracy ")
+    assert said.pop(0).startswith("AdaBelief, seed 0: test accuracy ")
+    assert said[-1].startswith("SGD,lr=1e+30, seed 0: diverged in epoch ")
+    said.clear()
+    session.run(linear(), configs, tmp_path, cpu=True, console=Console())
+    assert len(said) == 2
+    assert all(text.endswith("; already finished, not run again") for text in said)
 
 
 def test_bf16_where_it_is_asked_for(tmp_path):

@@ -1,0 +1,50 @@
+"""Errors of networks and data sets, told as the choices that led to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from adabelief.lab.engine.config import Config
+
+BLAMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What networks and data sets raise where sizes do not go together."""
+
+
+@contextmanager
+def changes_blamed(config: Config, young: Callable[[], bool]) -> Iterator[None]:
+    """Tells what goes wrong as what was asked for beside the usual: a network knows which sizes go together.
+
+    Args:
+        config: What was asked for.
+        young: Whether nothing of the run is recorded: later on, it is not what was asked for that is wrong.
+
+    Raises:
+        ValueError: In place of an error of `BLAMED`; and where there is not enough memory, whenever that is.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(config) from error
+    except BLAMED as error:
+        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+            raise _out_of_memory(config) from error
+        asked = " ".join(f"--set {name}={value}" for name, value in config.changes.items())
+        if not asked or not young():
+            raise
+        if isinstance(error, ValueError) and any(name in str(error) for name in config.changes):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{reason} (with {asked}); try other values: `adabelief tasks {config.task}` tells the usual ones"
+        ) from error
+
+
+def _out_of_memory(config: Config) -> ValueError:
+    asked = "".join(f" and {name}={value}" for name, value in config.changes.items() if name != "batch_size")
+    return ValueError(
+        f"there is not enough memory for batch_size={config.batch_size}{asked}: --set batch_size or sizes to less, or "
+        "give more parts with --accumulate; nothing recorded is lost"
+    )
