@@ -197,7 +197,7 @@ def check(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         method.make([Parameter(torch.zeros(1))], **found)
     except Exception as error:
-        raise ValueError(f"{name} refuses {describe(name, settings)}: {error}") from error
+        raise ValueError(f"{describe(name, found)}: {name} refuses that ({error})") from error
     return found
 
 

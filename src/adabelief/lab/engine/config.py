@@ -140,7 +140,7 @@ def _sorted_out(
         except ValueError:
             library, has = optimizers.METHODS[optimizer].library, ", ".join(optimizers.arguments(optimizer))
             raise ValueError(
-                f"{optimizer} of {library} has no argument {typed}; it has {has}; "
+                f"{typed}: {optimizer} of {library} has no argument {typed}; it has {has}; "
                 f"the scale {scale} has {', '.join(['batch_size', *options])}{suggestion(typed, known)}"
             ) from None
         if name in own or name in arguments:

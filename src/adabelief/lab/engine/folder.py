@@ -133,8 +133,8 @@ class RunFolder:
         known = [json.loads(json.dumps(_plain(line))) for line in history]
         lines = _readable(content[:size])
         if len(content) < size or [line for line in lines if "train_loss" in line] != known:
-            steps = [line for line in _readable(content) if "train_loss" not in line and line.get("step", step) <= step]
-            lines = sorted([*steps, *known], key=lambda line: (line.get("step", 0), "train_loss" in line))
+            steps = [line for line in _readable(content) if "train_loss" not in line and line["step"] <= step]
+            lines = sorted([*steps, *known], key=lambda line: (line["step"], "train_loss" in line))
             files.write(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
         else:
             with self.metrics.open("ab") as file:
@@ -174,12 +174,12 @@ def read_object(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]
 
 
 def _readable(content: bytes) -> list[dict[str, Any]]:
-    """The lines that are whole."""
+    """The lines that are whole; each has its step."""
     lines = []
     for text in content.split(b"\n"):
         with suppress(ValueError):
             line = json.loads(text)
-            if isinstance(line, dict):
+            if isinstance(line, dict) and "step" in line:
                 lines.append(line)
     return lines
 

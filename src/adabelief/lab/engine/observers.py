@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
@@ -52,8 +52,7 @@ class Tracked(Observer):
         """Hands over what was measured."""
         line = run.state.history[-1]
         numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
-        with files.full_disk_told(run.folder.path):
-            run.accelerator.log(numbers, step=run.state.epoch)
+        run.accelerator.log(numbers, step=run.state.epoch)
 
 
 def tracker(name: str) -> str:
@@ -74,9 +73,7 @@ def tracking(accelerator: Accelerator, folder: RunFolder, name: str | None) -> I
     if name is None:
         yield []
         return
-    accelerator.init_trackers(name)
-    try:
+    with files.full_disk_told(folder.path), ExitStack() as stack:
+        accelerator.init_trackers(name)
+        stack.callback(accelerator.end_training)
         yield [Tracked()]
-    finally:
-        with files.full_disk_told(folder.path):
-            accelerator.end_training()

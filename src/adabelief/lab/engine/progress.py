@@ -29,7 +29,8 @@ class Line:
     Attributes:
         title: What is at work.
         share: How much of it is done, from 0 to 1.
-        facts: What else there is to say, the least important last; where it does not fit, that goes first.
+        facts: What else there is to say, the least important last: that goes first where it does not fit, and
+            the bar before the first of them.
         left: The seconds that are left; None where nobody knows.
     """
 
@@ -49,8 +50,10 @@ class Line:
         def room() -> int:
             return options.max_width - 1 - len("  ".join([self.title, *facts, *time_left, ""]))
 
-        while facts and room() < SHORTEST:
+        while facts[1:] and room() < SHORTEST:
             facts.pop()
+        if room() < 0:
+            facts = []
         if room() < 0:
             time_left = []
         cells: list[Text | ProgressBar] = [Text(self.title, overflow="ellipsis", no_wrap=True)]

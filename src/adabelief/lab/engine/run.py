@@ -313,5 +313,5 @@ class Run:
         except KeyError as error:
             raise checkpoint.refusal(path, f"it has no {error}") from error
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).partition("\n\t")[2] or str(error)  # torch lists below a heading what does not fit
-            raise checkpoint.refusal(path, f"it is of another network or version ({reason.strip()})") from error
+            reason = " ".join(str(error).split())
+            raise checkpoint.refusal(path, f"it is of another network or version ({reason})") from error

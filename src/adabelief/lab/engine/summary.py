@@ -37,21 +37,26 @@ def summary(task: Task, results: Results) -> Table:
         table.add_column(name, justify="right")
     for label, found in rows.items():
         valid = [result for result in found if not result["diverged"]]
-        diverged = len(found) - len(valid)
+        some = f"{len(valid)} of {len(found)}" if len(valid) < len(found) else str(len(found))
         table.add_row(
-            label.replace(",", ", ") + (f" ({diverged} of {len(found)} diverged)" if diverged and valid else ""),
-            str(len(valid) if valid else len(found)),
-            *([_mean(valid, "test"), _mean(valid, "best_epoch", "g")] if valid else ["diverged", ""]),
-            *([_mean(valid, "last_test")] if valid else [""]),
+            label.replace(",", ", "),
+            some,
+            *((_mean(valid, "test"), _epoch(valid), _mean(valid, "last_test")) if valid else ("diverged", "", "")),
             *(
                 f"{1e3 * statistics.fmean(x[name] for x in found):.2f}"
                 for name in ("optimizer_seconds", "step_seconds")
             ),
         )
+    if any(result["diverged"] for _, result in results):
+        table.caption, table.caption_style, table.caption_justify = "Runs that diverged are in no mean.", "", "left"
     return table
 
 
-def _mean(results: Sequence[Mapping[str, Any]], name: str, form: str = ".2f") -> str:
+def _mean(results: Sequence[Mapping[str, Any]], name: str) -> str:
     values = [float(result[name]) for result in results]
-    mean = format(round(statistics.fmean(values), 2), form)
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 and form != "g" else mean
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
+
+
+def _epoch(results: Sequence[Mapping[str, Any]]) -> str:
+    return f"{statistics.fmean(result['best_epoch'] for result in results):.3g}"
