@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from adabelief.lab import tasks
 from adabelief.lab.commands import app
+from adabelief.lab.engine import observers
 from adabelief.lab.engine.config import plan
 from adabelief.lab.engine.folder import RunFolder
 from tests.lab.running import cut, numbers, weights
@@ -322,6 +323,19 @@ def test_a_run_that_stops_before_its_result_ends_all_the_same():
     folder.result.unlink()
     succeeds(train())
     assert folder.result.read_bytes() == result
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tensorbord", "; did you mean tensorboard?"),
+        ("Aim", "--log-with aim needs the package aim: pip install aim"),
+    ],
+)
+def test_trackers_that_are_not_there(name, words, monkeypatch):
+    monkeypatch.setattr(observers, "get_available_trackers", lambda: ["tensorboard"])
+    refused(train("--log-with", name), words)
+    assert content() == {}
 
 
 @pytest.fixture

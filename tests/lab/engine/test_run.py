@@ -248,7 +248,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from adabelief.lab.engine import session
 from tests.lab.engine.test_run import linear, plan
-session.run(linear(), plan(changes={{"dropout": 0.0}}), Path({out!r}))
+session.run(linear(), plan(changes={{"dropout": 0.0}}), Path({out!r}), log_with="tensorboard")
 session.run(linear(), plan(changes={{"norm": True}}), Path({out!r}) / "norm")
 """
 
@@ -271,6 +271,7 @@ def test_two_processes_are_as_good_as_one(tmp_path):
     assert list((tmp_path / "two" / "norm").rglob("result.json")), "batch normalization has buffers to exchange"
     one, two = (RunFolder(next((tmp_path / name).glob("*/*/*/result.json")).parent) for name in ("one", "two"))
     assert json.loads(two.environment.read_text())["processes"] == 2
+    assert list(two.path.rglob("events.out.tfevents*")), "the main process has the tracker"
     for a, b in zip(numbers(one), numbers(two), strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
     for x, y in zip(weights(one).values(), weights(two).values(), strict=True):

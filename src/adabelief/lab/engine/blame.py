@@ -12,6 +12,9 @@ from adabelief.lab.engine.config import Config
 BLAMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What networks and data sets raise where sizes do not go together."""
 
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "bad_alloc")
+"""Words of torch's and C++'s allocators, which raise RuntimeError."""
+
 
 @contextmanager
 def changes_blamed(config: Config, young: Callable[[], bool]) -> Iterator[None]:
@@ -29,7 +32,7 @@ def changes_blamed(config: Config, young: Callable[[], bool]) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory(config) from error
     except BLAMED as error:
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+        if any(words in str(error) for words in OUT_OF_MEMORY):
             raise _out_of_memory(config) from error
         asked = " ".join(f"--set {name}={value}" for name, value in config.changes.items())
         if not asked or not young():

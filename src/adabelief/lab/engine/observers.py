@@ -75,5 +75,6 @@ def tracking(accelerator: Accelerator, folder: RunFolder, name: str | None) -> I
         return
     with files.full_disk_told(folder.path), ExitStack() as stack:
         accelerator.init_trackers(name)
-        stack.callback(accelerator.end_training)
+        for started in accelerator.trackers:  # end_training would end the processes' group too
+            stack.callback(started.finish)
         yield [Tracked()]

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -313,5 +314,5 @@ class Run:
         except KeyError as error:
             raise checkpoint.refusal(path, f"it has no {error}") from error
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = shorten(str(error), 200)  # torch lists every tensor that does not fit
             raise checkpoint.refusal(path, f"it is of another network or version ({reason})") from error
