@@ -45,8 +45,10 @@ SIZES = {"width": 1.0, "layers": 1, "heads": 2, "train_examples": None, "images"
 def sized(request) -> Classification:
     """A network with sizes that have to go together, on numbers that a folder may scale."""
     options, plain = request.options, toy_images(request._replace(options={"dropout": 0.5, "norm": False}))
+    if options["images"] == "more":
+        return options["more_examples"]
     if options["images"] != "random":
-        raise ValueError(f"images={options['images']!r}: there is random; choose with --set images=random")
+        raise ValueError(f"images={options['images']!r}: there are random and more; choose with --set images=random")
     split = plain._split
     if request.data is not None:
         scale = float((request.data / "scale.txt").read_text())

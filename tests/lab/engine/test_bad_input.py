@@ -100,11 +100,12 @@ def half(out=Path("runs"), at=4, **options) -> RunFolder:
         ("AdaBelief", "images=5", ["images must be a text, got 5"]),
         ("AdaBelief", "train_examples=1.5", ["train_examples must be a whole number", "or none, got 1.5"]),
         # What only the network or the data knows.
-        ("AdaBelief", "images=mnist", ["images='mnist': there is random"]),
+        ("AdaBelief", "images=mnist", ["images='mnist': there are random and more"]),
+        ("AdaBelief", "images=more", ["the option 'more_examples' would be needed", "(with --set images=more)"]),
         ("AdaBelief", "heads=3", ["(with --set heads=3)", "adabelief tasks reading"]),
         ("AdaBelief", "heads=0", ["(with --set heads=0)"]),
         ("AdaBelief", "train_examples=0", ["an epoch has no step", "(with --set train_examples=0)"]),
-        ("AdaBelief", "width=1e12", ["there is not enough memory for batch_size=32 and width=1000000000000.0"]),
+        ("AdaBelief", "width=1e12", ["there is not enough memory for batch_size=32, width=1e+12: --set"]),
         (
             "SGD",
             "nesterov=true --set momentum=0",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from adabelief.lab.engine.config import Config
+from adabelief.lab.engine.config import CONDITIONS, Config, short
 
 BLAMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What networks and data sets raise where sizes do not go together."""
@@ -34,20 +34,26 @@ def changes_blamed(config: Config, young: Callable[[], bool]) -> Iterator[None]:
     except BLAMED as error:
         if any(words in str(error) for words in OUT_OF_MEMORY):
             raise _out_of_memory(config) from error
-        asked = " ".join(f"--set {name}={value}" for name, value in config.changes.items())
-        if not asked or not young():
-            raise
-        if isinstance(error, ValueError) and any(name in str(error) for name in config.changes):
+        asked = _asked(config)
+        if not asked or not young() or (isinstance(error, ValueError) and any(name in str(error) for name in asked)):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = f"the option {error} would be needed, which this scale does not have"
+        change = " ".join(f"--set {name}={value}" for name, value in asked.items())
         raise ValueError(
-            f"{reason} (with {asked}); try other values: `adabelief tasks {config.task}` tells the usual ones"
+            f"{reason} (with {change}); try other values: `adabelief tasks {config.task}` tells the usual ones"
         ) from error
 
 
 def _out_of_memory(config: Config) -> ValueError:
-    asked = "".join(f" and {name}={value}" for name, value in config.changes.items() if name != "batch_size")
+    asked = {"batch_size": config.batch_size, **_asked(config)}
     return ValueError(
-        f"there is not enough memory for batch_size={config.batch_size}{asked}: --set batch_size or sizes to less, or "
-        "give more parts with --accumulate; nothing recorded is lost"
+        f"there is not enough memory for {', '.join(f'{name}={value}' for name, value in asked.items())}: --set "
+        "batch_size or sizes to less, or give more parts with --accumulate; nothing recorded is lost"
     )
+
+
+def _asked(config: Config) -> dict[str, str]:
+    """What `--set` changed."""
+    return {name: short(value) for name, value in config.changes.items() if name not in CONDITIONS}

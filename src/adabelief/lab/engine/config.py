@@ -17,6 +17,9 @@ from adabelief.names import one_of, suggestion
 PRECISIONS = ("no", "bf16", "fp16")
 """Of autocast."""
 
+CONDITIONS = ("epochs", "precision", "accumulate")
+"""What of a configuration's changes are no options of a scale or an optimizer."""
+
 
 @dataclass(frozen=True)
 class Config:
