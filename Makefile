@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test bench format clean
+.PHONY: demo test soak bench gpu format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -14,9 +14,17 @@ test: .venv/.test
 	$(BIN)/mypy
 	ADABELIEF_PYTORCH_005=$(OFFICIAL_005) $(BIN)/pytest -n 2 --dist loadgroup
 
+soak: .venv/.test
+	ADABELIEF_SOAK=1000 $(BIN)/pytest tests/torch/test_soak.py
+	$(BIN)/python tests/sanitized.py
+
 bench: .venv/.test
 	$(BIN)/python benchmarks/step_time.py --out bench
 	$(BIN)/python benchmarks/front_ends.py --out bench
+
+# On a bare machine with a GPU, torch, Triton and a C compiler: no .venv, no package index.
+gpu:
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py --out bench/gpu
 
 format: .venv/.test
 	$(BIN)/ruff format .

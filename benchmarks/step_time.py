@@ -28,6 +28,7 @@ import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.kernels import cpu
+from adabelief.kernels.layout import SCALARS
 
 Shapes = list[tuple[int, ...]]
 
@@ -59,64 +60,103 @@ CASES: dict[str, Shapes] = {
 }
 
 
-def arms(params: list[torch.nn.Parameter]) -> dict[str, Callable[[], object]]:
-    """One step of every optimizer, over the same parameters."""
-    optimizers = {
-        "AdamW fused": torch.optim.AdamW(params, fused=True),
-        "AdamW foreach": torch.optim.AdamW(params, foreach=True),
-        "AdaBelief fused": AdaBelief(params, fused=True),
-        "AdaBelief foreach": AdaBelief(params, foreach=True),
-        "AdaBelief fused, rectify": AdaBelief(params, fused=True, rectify=True),
-        "AdaBeliefW fused": AdaBeliefW(params, fused=True),
-        "RangerAdaBelief fused": RangerAdaBelief(params, fused=True),
-    }
-    with contextlib.suppress(ImportError), contextlib.redirect_stdout(io.StringIO()):
+Step = Callable[[], object]
+
+
+def _adabelief_pytorch(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    with contextlib.redirect_stdout(io.StringIO()):
         import adabelief_pytorch
 
-        optimizers["adabelief-pytorch"] = adabelief_pytorch.AdaBelief(params, rectify=False, print_change_log=False)
-    with contextlib.suppress(ImportError):
-        import pytorch_optimizer
+        return adabelief_pytorch.AdaBelief(params, rectify=False, print_change_log=False)
 
-        optimizers["pytorch_optimizer"] = pytorch_optimizer.AdaBelief(params)
-    steps: dict[str, Callable[[], object]] = {name: optimizer.step for name, optimizer in optimizers.items()}
-    if params[0].is_cuda:
-        source = torch.zeros(14 * sum(p.numel() for p in params), dtype=torch.uint8, device="cuda")
-        return {"limit": partial(torch.empty_like(source).copy_, source), **steps}
+
+def _pytorch_optimizer(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    import pytorch_optimizer
+
+    return pytorch_optimizer.AdaBelief(params)
+
+
+CONTENDERS: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
+    "AdamW fused": partial(torch.optim.AdamW, fused=True),
+    "AdamW foreach": partial(torch.optim.AdamW, foreach=True),
+    "AdaBelief fused": partial(AdaBelief, fused=True),
+    "AdaBelief foreach": partial(AdaBelief, foreach=True),
+    "AdaBelief fused, rectify": partial(AdaBelief, fused=True, rectify=True),
+    "AdaBeliefW fused": partial(AdaBeliefW, fused=True),
+    "RangerAdaBelief fused": partial(RangerAdaBelief, fused=True),
+    "adabelief-pytorch": _adabelief_pytorch,
+    "pytorch_optimizer": _pytorch_optimizer,
+}
+"""Who takes part. Whoever cannot make a step, because a package is missing for one, is left out with the reason."""
+
+
+def arms(params: list[torch.nn.Parameter]) -> tuple[dict[str, Step], dict[str, str]]:
+    """One step of every contender, over the same parameters, and beside them `limit`; and why others are left out."""
+    steps: dict[str, Step] = {"limit": traffic(params) if params[0].device.type == "cpu" else copy(params)}
+    left_out = {}
+    for name, make in CONTENDERS.items():
+        try:
+            step = make(params).step
+            step()
+        except Exception as error:
+            left_out[name] = f"{type(error).__name__}: {error}"
+        else:
+            steps[name] = step
+    return steps, left_out
+
+
+def moved_bytes(params: list[torch.nn.Parameter]) -> int:
+    """What a step has to move: it reads g, p, m, s and writes p, m, s; m and s have at least 4 bytes an element."""
+    return sum(p.numel() * (3 * p.element_size() + 4 * max(4, p.element_size())) for p in params)
+
+
+def copy(params: list[torch.nn.Parameter]) -> Step:
+    """Copies as many bytes as a step moves, by the device's own copy."""
+    source = torch.zeros(moved_bytes(params) // 2, dtype=torch.uint8, device=params[0].device)
+    return partial(torch.empty_like(source).copy_, source)
+
+
+def traffic(params: list[torch.nn.Parameter]) -> Step:
+    """Moves what a step in float32 has to on a CPU, by the kernel's own loop."""
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
     rows = [
         [p.data_ptr(), p.grad.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, p.numel(), 0]
         for p, (m, s) in zip(params, moments, strict=True)
         if p.grad is not None
     ]
-    table = cpu.Table(rows, "traffic")
+    table = cpu.Table(rows, cpu.TRAFFIC)
 
     def limit(kept: object = moments) -> None:  # the table knows addresses only
-        table.update(0, [0.0] * len(cpu.SCALARS))
+        table.update(0, [0.0] * len(SCALARS))
 
-    return {"limit": limit, **steps}
+    return limit
 
 
-def parameters(shapes: Shapes, device: str = "cpu") -> list[torch.nn.Parameter]:
+def parameters(shapes: Shapes, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
     """Normal parameters and gradients."""
-    params = [torch.nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
+    params = [torch.nn.Parameter(torch.randn(shape, device=device, dtype=dtype)) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p)
     return params
 
 
-def measure(shapes: Shapes, seconds: float, device: str) -> dict[str, list[float]]:
-    """Seconds of every arm's step, round after round, after two rounds of warm-up."""
-    steps = arms(parameters(shapes, device))
+def until_done(step: Step, device: str) -> float:
+    """Seconds from a call until the device is done with it."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    step()
+    wait()
+    return time.perf_counter() - start
+
+
+def measure(steps: dict[str, Step], seconds: float, timed: Callable[[Step], float]) -> dict[str, list[float]]:
+    """Seconds of every arm's step, as `timed` sees them, round after round, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     order, end = random.Random(0), None
     while end is None or time.perf_counter() < end or len(times["limit"]) < 5:
         for name in order.sample(list(steps), len(steps)):  # what ran before decides what is in the cache
-            wait()
-            start = time.perf_counter()
-            steps[name]()
-            wait()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(timed(steps[name]))
         if end is None and len(times["limit"]) == 2:
             times = {name: [] for name in steps}
             end = time.perf_counter() + seconds
@@ -131,7 +171,7 @@ def ratio(times: dict[str, list[float]], name: str, to: str) -> float:
 def extra_mib(case: str, name: str, device: str) -> float:
     """What one step adds to the peak of memory, in MiB, after a first step."""
     if device == "cuda":
-        step = arms(parameters(CASES[case], device))[name]
+        step = CONTENDERS[name](parameters(CASES[case], device)).step
         step()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -145,9 +185,8 @@ def extra_mib(case: str, name: str, device: str) -> float:
 
 def print_peak(shapes: Shapes, name: str) -> None:
     """For `extra_mib`: one step of an arm on its own."""
-    step = arms(parameters(shapes[:1]))[name]  # what the first call costs
-    step()
-    step = arms(parameters(shapes))[name]
+    CONTENDERS[name](parameters(shapes[:1])).step()  # what the first call costs
+    step = CONTENDERS[name](parameters(shapes)).step
     step()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = _status("VmRSS")
@@ -218,7 +257,9 @@ def main() -> None:
     lines = [f"`{' '.join(['python', 'benchmarks/step_time.py', *sys.argv[1:]])}` on {machine(arguments.device)}.", ""]
     results = {}
     for case in cases:
-        times = results[case] = measure(CASES[case], arguments.seconds, arguments.device)
+        steps, left_out = arms(parameters(CASES[case], arguments.device))
+        times = results[case] = measure(steps, arguments.seconds, partial(until_done, device=arguments.device))
+        del steps  # and with them the memory of all contenders
         elements = sum(torch.Size(shape).numel() for shape in CASES[case])
         lines += [f"### {case}: {elements:,} elements in {len(CASES[case])} tensors, {len(times['limit'])} rounds", ""]
         lines += ["| step | ms | x AdamW fused | x limit | GB/s | extra MiB |", "| :-- | --: | --: | --: | --: | --: |"]
@@ -229,7 +270,7 @@ def main() -> None:
                 f"| {name} | {median(seconds) * 1e3:.3f} | {ratio(times, name, 'AdamW fused'):.2f} "
                 f"| {ratio(times, name, 'limit'):.2f} | {28e-9 * elements / median(seconds):.1f} | {extra} |"
             )
-        lines.append("")
+        lines += ["", *(f"{name} is left out ({reason})." for name, reason in left_out.items()), ""]
         print("\n".join(lines), flush=True)
         if arguments.out:
             arguments.out.mkdir(parents=True, exist_ok=True)

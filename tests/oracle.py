@@ -22,7 +22,7 @@ RULE_OPTIONS = {
 
 def array(x: Tensor) -> np.ndarray:
     """A copy in float64 or complex128."""
-    return x.detach().to(torch.complex128 if x.is_complex() else torch.float64).numpy().copy()
+    return x.detach().to(torch.complex128 if x.is_complex() else torch.float64).cpu().numpy().copy()
 
 
 def rule_options(group: dict[str, Any]) -> dict[str, Any]:
@@ -98,4 +98,4 @@ def set_gradients(params: Iterable[Tensor], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for p in params:
         g = torch.randn(p.shape, generator=generator, dtype=torch.complex128 if p.is_complex() else torch.float64)
-        p.grad = g.to(p.dtype)
+        p.grad = g.to(p)

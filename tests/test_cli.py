@@ -70,13 +70,13 @@ def test_doctor_tells_the_machine_and_no_device_that_is_not_there():
     ("fused", "said"), [(True, "cuda +fused +Triton"), (False, "cuda +foreach +Triton with fused=True")]
 )
 def test_doctor_says_what_serves_a_gpu_by_default(fused, said, monkeypatch):
-    from adabelief.torch import fused as kernels
+    from adabelief.torch import base, launch
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None: torch.ones(*size))
-    monkeypatch.setattr(kernels, "unserved", lambda device: "")
-    monkeypatch.setattr(kernels, "wanted", lambda group: fused)
+    monkeypatch.setattr(launch, "unserved", lambda device: None)
+    monkeypatch.setattr(base, "wanted", lambda group: fused)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "A [big] GPU")
     output = run("doctor").output
@@ -126,7 +126,7 @@ def test_folders_are_printed_as_they_are(text, tmp_path, monkeypatch):
     from adabelief.lab.report import report
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "load", lambda folders: [])
+    monkeypatch.setattr(runs, "load", lambda folders, skip: [])
     monkeypatch.setattr(report, "write", lambda *arguments, **more: None)
     assert run("report", text, "--out", text).stdout == f"The report: {Path(text, 'report.html')}\n"
 

@@ -18,6 +18,7 @@ adabelief.AdaBelief([], **recommended("cifar"))
 AdaBeliefW([], **recommended("imagenet", AdaBeliefW))
 recommended("cifra")  # E: Argument 1 to "recommended" has incompatible type
 recommended("cifar", "AdaBelief")  # E: Argument 2 to "recommended" has incompatible type
+AdaBelief([]).step(3)  # E: No overload variant of "step"
 AdaBelief([], learning_rate=1e-3)  # E: Unexpected keyword argument "learning_rate"
 """
 

@@ -75,7 +75,7 @@ def coefficients(
     fixed_decay: bool = False,
     rectify: bool = False,
     degenerated_to_sgd: bool = True,
-    adaptive_from: float = ADAPTIVE_FROM,
+    adaptive_from: Any = ADAPTIVE_FROM,
     eps_before_adaptive: bool = True,
     xp: Any = Floats,
 ) -> Coefficients:
@@ -98,7 +98,7 @@ def coefficients(
         eps: Added to s at every step and to the root.
         weight_decay: Decay rate.
         weight_decouple: Decay the parameter by 1 − lr·weight_decay instead of adding weight_decay·p to the gradient.
-        fixed_decay: With `weight_decouple`, decay by 1 − weight_decay, whatever lr is.
+        fixed_decay: With `weight_decouple`, decay by 1 − weight_decay, whatever lr is (but for 0: then nothing moves).
         rectify: Rectify the early steps as RAdam does.
         degenerated_to_sgd: Before rectified steps are adaptive, follow the mean gradient instead of standing still.
         adaptive_from: Least N_t of an adaptive step, at least 4.
@@ -118,7 +118,9 @@ def coefficients(
     """
     beta1, beta2 = betas
     coupled = 0.0 if weight_decouple else weight_decay
-    shrink = 1.0 if not weight_decouple else 1.0 - (weight_decay if fixed_decay else lr * weight_decay)
+    shrink = 1.0 if not weight_decouple else 1.0 - lr * weight_decay
+    if weight_decouple and fixed_decay:  # at lr = 0 nothing moves: a step that only begins the state is of that kind
+        shrink = _where(lr > 0, 1.0 - weight_decay, 1.0, xp)
     # g − m_new = beta1·(g − m_old); at beta1 = 0 that would vanish for every gradient, so the factor is dropped there.
     residual = _where(beta1 > 0, beta1, 1.0, xp)
     correction1 = -xp.expm1(t * _log(beta1, xp))

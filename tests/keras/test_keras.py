@@ -17,9 +17,9 @@ FRAMEWORKS = ("tensorflow", "jax", "torch", "optax")
 
 def python(*arguments: str, backend: str) -> subprocess.CompletedProcess[str]:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": ""}
-    small = {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    small = {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     env = os.environ | quiet | small | {"KERAS_BACKEND": backend}
-    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=6000)
 
 
 def needs(*modules: str) -> None:
@@ -32,7 +32,7 @@ def needs(*modules: str) -> None:
 def test_backend(backend):
     needs("keras", backend)
     done = python(
-        *("-m", "pytest", "tests/keras/checks.py", "--noconftest", "-q", "-p", "no:cacheprovider", "--color=no"),
+        *("-m", "pytest", "tests/keras/checks", "--noconftest", "-q", "-p", "no:cacheprovider", "--color=no"),
         backend=backend,
     )
     assert done.returncode == 0, done.stdout + done.stderr

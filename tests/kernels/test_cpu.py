@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from adabelief.kernels import cpu
+from adabelief.kernels.layout import AMSGRAD, SCALARS
 
 pytestmark = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
 
 NEUTRAL = dict(gain=1.0, shrink=1.0, l2=0.0, mean_gain=0.1, beta2=0.999, belief_gain=0.001, eps=1e-16)
-NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, alpha=0.5)
+NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, alpha=0.5, synchronize=0.0, skip=0.0)
 
 
 def scalars(**changes):
-    return [(NEUTRAL | changes)[name] for name in cpu.SCALARS]
+    return [(NEUTRAL | changes)[name] for name in SCALARS]
 
 
 def update(p, g=None, flags=0, **changes):
@@ -78,7 +79,7 @@ def test_nan_wins_the_maximum():
     p, g, s_max = torch.ones(5), torch.tensor([1.0, float("nan"), 1.0, 0.0, 2.0]), torch.full((5,), 5e-4)
     m, s = torch.zeros(5), torch.zeros(5)
     row = [*(x.data_ptr() for x in (p, g, m, s, s_max)), 0, 5, 0]
-    cpu.Table([row], "float32").update(cpu.AMSGRAD, scalars())
+    cpu.Table([row], "float32").update(AMSGRAD, scalars())
     assert torch.equal(torch.maximum(s, torch.full((5,), 5e-4)).isnan(), s_max.isnan())
     assert s_max[1].isnan()
     assert s_max[3] == np.float32(5e-4)
@@ -107,12 +108,14 @@ def test_threads_split_lists_anywhere(threads):
 
 def test_steps_are_counted_together():
     numbers = [torch.tensor(3.0) for _ in range(4)]
-    steps = cpu.Steps([x.data_ptr() for x in numbers])
-    assert steps.in_step()
-    assert steps.count() == 4
-    assert [float(x) for x in numbers] == [4.0] * 4
+    others = [torch.tensor(7.0)]
+    steps = cpu.Steps([[x.data_ptr() for x in numbers], [], [x.data_ptr() for x in others]])
+    assert steps.count()
+    assert steps.numbers.tolist() == [4.0, 0.0, 8.0]
+    assert [float(x) for x in numbers + others] == [4.0] * 4 + [8.0]
     numbers[2].fill_(9)
-    assert not steps.in_step()
+    assert not steps.count()  # and none is counted
+    assert [float(x) for x in numbers + others] == [4.0, 4.0, 9.0, 4.0, 8.0]
 
 
 def test_instruction_set_is_named():

@@ -1,4 +1,5 @@
-"""The Triton kernel without a GPU: its numbers in Triton's interpreter, its instructions as they are compiled."""
+"""The Triton kernel: its numbers on a GPU where there is one, or else in Triton's interpreter on CPU tensors; and its
+instructions as they are compiled, for which no GPU is needed."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ import pytest
 import torch
 
 from adabelief.kernels import cpu, gpu
+from adabelief.kernels.layout import AMSGRAD, ARRAYS, CENTRALIZED_STEPS, LOOKAHEAD, SCALARS
 from adabelief.rule import coefficients, reference_step
 from tests.oracle import STEP_TOLERANCE, array, assert_close
 
 triton = pytest.importorskip("triton", "3.3", reason="Triton's interpreter and compiler interface of 3.3 or later")
 tl = pytest.importorskip("triton.language")
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 NAMES = dict(exp_avg="m", exp_avg_var="s", max_exp_avg_var="s_max", slow_buffer="slow")
 
@@ -35,6 +38,15 @@ def interpreted():
         yield module
 
 
+@pytest.fixture(scope="module")
+def kernel(request):
+    """The module that steps tensors of DEVICE."""
+    return gpu if DEVICE == "cuda" else request.getfixturevalue("interpreted")
+
+
+needs_interpreter = pytest.mark.skipif(DEVICE == "cuda", reason="it watches the interpreter, as no GPU can be watched")
+
+
 class Walk:
     """A list of arrays with random state, stepped by a table and compared with the reference.
 
@@ -46,6 +58,7 @@ class Walk:
 
     def __init__(self, module, shapes, dtype, *, offset=0, apart=False, **options):
         self.module, self.dtype, self.apart, self.options = module, dtype, apart, {"lr": self.LR} | options
+        self.device = torch.device(DEVICE if module is gpu else "cpu")
         self.wide = torch.promote_types(dtype, torch.float32)
         self.generator = torch.Generator().manual_seed(len(shapes))
         self.arrays, self.states = [], []
@@ -64,7 +77,7 @@ class Walk:
                 state["slow_buffer"] = array(new["slow"])
             self.arrays.append(new)
             self.states.append(state)
-        self.table = module.Table([self.row(x) for x in self.arrays], self.name(), torch.device("cpu"))
+        self.table = module.Table([self.row(x) for x in self.arrays], self.name(), self.device)
 
     def name(self):
         return str(self.dtype).removeprefix("torch.")
@@ -72,14 +85,14 @@ class Walk:
     def random(self, shape, dtype, offset=0):
         """Normal numbers in memory that begins `offset` elements after an address divisible by 64."""
         n = int(np.prod(shape))
-        memory = torch.zeros(n + offset + 64, dtype=dtype)
+        memory = torch.zeros(n + offset + 64, dtype=dtype, device=self.device)
         first = offset + -memory.data_ptr() % 64 // dtype.itemsize
         x = memory[first : first + n].view(shape)
         return x.copy_(torch.randn(shape, generator=self.generator, dtype=torch.float64))
 
     def row(self, x):
         centralized = self.options.get("use_gc") and x["p"].ndim > 1
-        addresses = [x[name].data_ptr() if name in x else 0 for name in gpu.COLUMNS[:6]]
+        addresses = [x[name].data_ptr() if name in x else 0 for name in ARRAYS]
         return [*addresses, x["p"].numel(), len(x["p"]) if centralized else 0]
 
     def coefficients(self, states, skip=0.0):
@@ -91,13 +104,13 @@ class Walk:
             gain = (-1.0 if self.options.get("maximize") else 1.0) / self.options.get("grad_scale", 1.0)
             due = float(bool(k) and t % k == 0)
             scalars = dict(c._asdict(), gain=gain, alpha=self.options.get("alpha", 0.5), synchronize=due, skip=skip)
-            rows.append([scalars[name] for name in gpu.SCALARS])
-        return torch.tensor(rows, dtype=torch.float64)
+            rows.append([scalars[name] for name in SCALARS])
+        return torch.tensor(rows, dtype=torch.float64, device=self.device)
 
     def flags(self):
         options = self.options
-        steps = 0 if options.get("gc_loc", True) else gpu.CENTRALIZED_STEPS
-        return steps | (gpu.AMSGRAD if options.get("amsgrad") else 0) | (gpu.LOOKAHEAD if options.get("k") else 0)
+        steps = 0 if options.get("gc_loc", True) else CENTRALIZED_STEPS
+        return steps | (AMSGRAD if options.get("amsgrad") else 0) | (LOOKAHEAD if options.get("k") else 0)
 
     def update(self, **changes):
         states = self.states if self.apart else self.states[:1]
@@ -138,29 +151,29 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_steps_are_those_of_the_reference(interpreted, dtype, rule):
-    Walk(interpreted, SHAPES, dtype, **RULES[rule]).steps()
+def test_steps_are_those_of_the_reference(kernel, dtype, rule):
+    Walk(kernel, SHAPES, dtype, **RULES[rule]).steps()
 
 
 @pytest.mark.parametrize("offset", [0, 1, 4])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_each_array_may_have_its_own_step_number(interpreted, dtype, offset):
+def test_each_array_may_have_its_own_step_number(kernel, dtype, offset):
     """Some are due for Lookahead and others not, some rectified and others not; at odd addresses too."""
-    walk = Walk(interpreted, [(9,)] * 7 + [(4100,)], dtype, offset=offset, apart=True, k=3, rectify=True)
+    walk = Walk(kernel, [(9,)] * 7 + [(4100,)], dtype, offset=offset, apart=True, k=3, rectify=True)
     walk.steps(4)
 
 
 @pytest.mark.parametrize("gc_loc", [True, False], ids=["gradients", "steps"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rows_are_centralized(interpreted, dtype, weight_decay, gc_loc):
+def test_rows_are_centralized(kernel, dtype, weight_decay, gc_loc):
     """Short, odd and long rows, those that end within a chunk and those that fill several; beside an array of none."""
     shapes = [(5,), (700, 3), (3, 1), (16, 256), (3, 4097), (2, 1000, 9), (1, 8200)]
-    Walk(interpreted, shapes, dtype, use_gc=True, gc_loc=gc_loc, weight_decay=weight_decay, grad_scale=2.0).steps(2)
+    Walk(kernel, shapes, dtype, use_gc=True, gc_loc=gc_loc, weight_decay=weight_decay, grad_scale=2.0).steps(2)
 
 
-def test_a_skipped_array_stays_as_it_is(interpreted):
-    walk = Walk(interpreted, [(5,), (4100,), (3, 40)], torch.float32, amsgrad=True, k=1, use_gc=True)
+def test_a_skipped_array_stays_as_it_is(kernel):
+    walk = Walk(kernel, [(5,), (4100,), (3, 40)], torch.float32, amsgrad=True, k=1, use_gc=True)
     before = [{name: x.clone() for name, x in arrays.items()} for arrays in walk.arrays]
     walk.arrays[1]["g"][3] = before[1]["g"][3] = float("inf")
     walk.update(skip=1.0)
@@ -168,21 +181,21 @@ def test_a_skipped_array_stays_as_it_is(interpreted):
         assert all(torch.equal(now[name], then[name]) for name in then)
 
 
-def test_slow_weights_take_no_part_where_lookahead_is_not_due(interpreted):
+def test_slow_weights_take_no_part_where_lookahead_is_not_due(kernel):
     """They are neither read nor written: no address is needed."""
-    walk = Walk(interpreted, [(5000,)], torch.float32)
+    walk = Walk(kernel, [(5000,)], torch.float32)
     alone = walk.arrays[0]["p"].clone(), *(walk.arrays[0][name].clone() for name in "ms")
     walk.table.update(0, walk.coefficients(walk.states))
     once = [walk.arrays[0][name].clone() for name in "pms"]
     for name, x in zip("pms", alone, strict=True):
         walk.arrays[0][name].copy_(x)
-    walk.table.update(gpu.LOOKAHEAD, walk.coefficients(walk.states))
+    walk.table.update(LOOKAHEAD, walk.coefficients(walk.states))
     assert all(torch.equal(walk.arrays[0][name], x) for name, x in zip("pms", once, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_moved_gradients_are_followed(interpreted, dtype):
-    walk = Walk(interpreted, SHAPES, dtype)
+def test_moved_gradients_are_followed(kernel, dtype):
+    walk = Walk(kernel, SHAPES, dtype)
     walk.steps(1)
     for offset in (1, 0):
         for x in walk.arrays:
@@ -194,8 +207,8 @@ def test_moved_gradients_are_followed(interpreted, dtype):
 
 @pytest.mark.parametrize("n", [5000, 5001])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_memory_beside_the_arrays_is_left_alone(interpreted, dtype, n):
-    walk = Walk(interpreted, [(n,), (3, n)], dtype, amsgrad=True, k=1, use_gc=True)
+def test_memory_beside_the_arrays_is_left_alone(kernel, dtype, n):
+    walk = Walk(kernel, [(n,), (3, n)], dtype, amsgrad=True, k=1, use_gc=True)
     arrays = [(x, x.clone()) for x in walk.arrays[0].values()]
     around = [torch.as_strided(x, (64 // x.itemsize,), (1,), x.storage_offset() + n) for x, _ in arrays]
     assert all(x.numel() and not x.any() for x in around)
@@ -203,7 +216,8 @@ def test_memory_beside_the_arrays_is_left_alone(interpreted, dtype, n):
     assert not any(x.any() for x in around)
 
 
-@pytest.mark.parametrize("odd", ["none", *gpu.COLUMNS[:6], "size"])
+@needs_interpreter
+@pytest.mark.parametrize("odd", ["none", *ARRAYS, "size"])
 def test_wide_accesses_are_for_aligned_arrays(interpreted, monkeypatch, odd):
     """One address that 16 does not divide, and the whole array is stepped the other way: a GPU would fault."""
     walk = Walk(interpreted, [(5000 + (odd == "size"),)], torch.float32, amsgrad=True, k=1)
@@ -223,8 +237,8 @@ def test_wide_accesses_are_for_aligned_arrays(interpreted, monkeypatch, odd):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_stays_visible_and_alone(interpreted, bad):
-    walk = Walk(interpreted, [(67,)], torch.float32)
+def test_what_is_no_number_stays_visible_and_alone(kernel, bad):
+    walk = Walk(kernel, [(67,)], torch.float32)
     x = walk.arrays[0]
     x["g"][33] = bad
     with np.errstate(invalid="ignore"):
@@ -237,9 +251,9 @@ def test_what_is_no_number_stays_visible_and_alone(interpreted, bad):
 
 
 @pytest.mark.parametrize("infinite", ["p", "g"])
-def test_no_decay_reads_nothing_into_infinite_numbers(interpreted, infinite):
+def test_no_decay_reads_nothing_into_infinite_numbers(kernel, infinite):
     """0 · inf would be nan: without coupled decay, p takes no part in the gradient."""
-    walk = Walk(interpreted, [(16, 9)], torch.float32, use_gc=True)
+    walk = Walk(kernel, [(16, 9)], torch.float32, use_gc=True)
     walk.arrays[0][infinite][3, 4] = float("inf")
     with np.errstate(invalid="ignore"):
         walk.update()
@@ -248,8 +262,8 @@ def test_no_decay_reads_nothing_into_infinite_numbers(interpreted, infinite):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_nan_wins_the_maximum(interpreted, dtype):
-    walk = Walk(interpreted, [(5,)], dtype, amsgrad=True)
+def test_nan_wins_the_maximum(kernel, dtype):
+    walk = Walk(kernel, [(5,)], dtype, amsgrad=True)
     x = walk.arrays[0]
     x["g"][1] = x["s_max"][2] = float("nan")
     walk.update()
@@ -259,25 +273,16 @@ def test_nan_wins_the_maximum(interpreted, dtype):
 @pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_c_kernel_agrees(interpreted, dtype, rule):
+def test_the_c_kernel_agrees(kernel, interpreted, dtype, rule):
     """To the last places: it may contract a product and a sum into one rounding."""
-    ours, theirs = (Walk(interpreted, SHAPES, dtype, **RULES[rule]) for _ in range(2))
+    ours, theirs = (Walk(module, SHAPES, dtype, **RULES[rule]) for module in (kernel, interpreted))
     ours.update()
-    *row, synchronize, _ = theirs.coefficients(theirs.states[:1])[0].tolist()
-    flags = theirs.flags() if synchronize else theirs.flags() & ~cpu.LOOKAHEAD
     table = cpu.Table([theirs.row(x) for x in theirs.arrays], theirs.name())
-    table.update(flags, row)
+    table.update(theirs.flags(), theirs.coefficients(theirs.states[:1])[0].tolist())
     eps = torch.finfo(dtype).eps
     for x, y in zip(ours.arrays, theirs.arrays, strict=True):
         for name in x:
-            torch.testing.assert_close(x[name], y[name], rtol=8 * eps, atol=8 * eps, msg=name)
-
-
-def test_the_two_kernels_take_the_same():
-    assert gpu.COLUMNS == cpu.COLUMNS
-    assert list(gpu.SCALARS) == [*cpu.SCALARS, "synchronize", "skip"]
-    for flag in ("AMSGRAD", "LOOKAHEAD", "CENTRALIZED_STEPS"):
-        assert getattr(gpu, flag) == getattr(cpu, flag)
+            torch.testing.assert_close(x[name].cpu(), y[name], rtol=8 * eps, atol=8 * eps, msg=name)
 
 
 def test_lists_of_nothing_launch_nothing():
@@ -299,7 +304,7 @@ def test_offsets_go_beyond_32_bits():
 
 def test_wrong_arguments_are_named():
     table = gpu.Table([[0] * 6 + [8, 0]] * 3, "float32", torch.device("cpu"))
-    shape = len(gpu.SCALARS)
+    shape = len(SCALARS)
     for wrong in (torch.zeros(1, shape), torch.zeros(2, shape).double(), torch.zeros(shape, 3).double().T):
         with pytest.raises(ValueError, match=r"coefficients must be contiguous, of type float64 and shape \(1, 13\)"):
             table.update(0, wrong)
@@ -307,6 +312,7 @@ def test_wrong_arguments_are_named():
         gpu.Table([], "int8", torch.device("cpu"))
 
 
+@needs_interpreter
 def test_what_a_graph_captures_is_its_own(interpreted, monkeypatch):
     """While one is captured nothing runs: an upload of then is no upload for later, and one of before is kept."""
     walk = Walk(interpreted, [(5000,), (3, 40)], torch.float32, use_gc=True)
@@ -338,7 +344,7 @@ def test_uploads_are_exact_and_new(interpreted, monkeypatch):
 def test_unavailable_says_why(monkeypatch):
     monkeypatch.setenv("CC", "cc")
     gpu._compiler.cache_clear()
-    assert gpu.unavailable() == ""
+    assert gpu.unavailable() is None
     assert "not for 'mps'" in gpu.unavailable("mps")
     monkeypatch.setattr(gpu, "_missing", "No module named 'triton'")
     assert gpu.unavailable() == "Triton cannot be imported (No module named 'triton')"
@@ -459,7 +465,7 @@ def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
         run(self, *args, grid=grid, warmup=True, **options)
 
     monkeypatch.setattr(jit.JITFunction, "run", warm_up)
-    scalars = torch.zeros(40, len(gpu.SCALARS), dtype=torch.float64)
+    scalars = torch.zeros(40, len(SCALARS), dtype=torch.float64)
     for n in (1, 2, 16, 31):
         table = gpu.Table([[64 * n + 1] * 6 + [5000 * n, n]] * n, "float32", torch.device("cpu"))
         table.update(0, scalars[:1])

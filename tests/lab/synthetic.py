@@ -23,7 +23,7 @@ ENVIRONMENT = {
 
 
 def config(optimizer="AdaBelief", seed=0, task="digits", model=None, scale="small", **changes) -> Config:
-    epochs = changes.pop("epochs", None)
+    epochs, precision = changes.pop("epochs", None), changes.pop("precision", "no")
     found = tasks.task(task)
     (made,) = plan(
         *(found,),
@@ -33,7 +33,7 @@ def config(optimizer="AdaBelief", seed=0, task="digits", model=None, scale="smal
         seeds=[seed],
         changes=changes,
         epochs=epochs,
-        precision="no",
+        precision=precision,
     )
     return made
 

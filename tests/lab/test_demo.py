@@ -14,7 +14,7 @@ from adabelief.lab import demo as module
 from adabelief.lab import tasks
 from adabelief.lab.demo import demo
 from adabelief.lab.models.functions import FUNCTIONS
-from adabelief.lab.report import walk_figures
+from adabelief.lab.report import race
 
 pytestmark = pytest.mark.xdist_group("demo")  # so that one process makes the demonstration, for all of them
 WALKS = [(name, label) for name, function in FUNCTIONS.items() for label in function.settings()]
@@ -34,7 +34,7 @@ def quiet():
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(walk_figures, "race", lambda walks: {"gif": b""})  # test_report.py has a real one
+        patch.setattr(race, "race", lambda walks: {"gif": b"", "dark.gif": b""})  # test_report.py has a real one
         assert demo(folder, (0,), epochs=1, steps=300, command="adabelief demo --epochs 1", console=quiet())
     return folder
 

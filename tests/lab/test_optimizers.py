@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -100,6 +101,19 @@ def test_eadam_is_adam_with_eps_kept_in_v(eps):
         torch.testing.assert_close(weight.detach(), p, rtol=1e-12, atol=1e-14)
 
 
+@methods
+def test_a_rival_runs_in_the_fastest_form_that_its_package_has(name):
+    """One that a package has is taken; and what is asked for instead is."""
+    method = METHODS[name]
+    if name == "AdaBelief":  # which chooses by itself
+        assert not method.form
+        return
+    found = [form for form in optimizers.FORMS if form in inspect.signature(method.make).parameters]
+    assert method.form == ({found[0]: True} if found else {})
+    for form in found:
+        assert method.arguments({form: False}).keys() & set(optimizers.FORMS) == {form}
+
+
 def test_same_decay_is_adabelief_s():
     assert SETTINGS["AdamW-same-decay"]["weight_decay"] == SETTINGS["AdaBelief"]["weight_decay"] == 5e-4
 
@@ -115,4 +129,6 @@ def test_unknown_argument():
 
 
 def test_describe():
-    assert optimizers.describe("Yogi", {"lr": 1e-3, "eps": 1e-3}) == "lr=0.001, eps=0.001, weight_decouple=False"
+    assert optimizers.describe("Yogi", {"lr": 1e-3, "eps": 1e-3}) == (
+        "lr=0.001, eps=0.001, foreach=True, weight_decouple=False"
+    )

@@ -34,7 +34,7 @@ def moments(state: Any) -> dict[str, Any]:
     kinds = (ours.ScaleByBeliefState, ours.LookaheadState)
     nodes = [x for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds)) if isinstance(x, kinds)]
     trees = {name: tree for node in nodes for name, tree in node._asdict().items()}
-    return {STATE[name]: tree for name, tree in trees.items() if name != "count" and tree is not None}
+    return {STATE[name]: tree for name, tree in trees.items() if name in STATE and tree is not None}
 
 
 def walk_beside(optimizer: Any, name: str, arguments: dict[str, Any], dtypes: Any, steps: int, each: Any = None) -> Any:

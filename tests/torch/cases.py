@@ -1,14 +1,17 @@
-"""The table of cases: option mixes, element types, sizes and layouts."""
+"""The tables of cases: option mixes, element types, sizes, layouts and implementations."""
 
 from __future__ import annotations
 
 from itertools import product
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import adabelief
+from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
+from adabelief.torch import launch
 from tests.mixes import CENTRALIZATIONS, DECAYS, SIGNS, mixes, mixes_without
 
 
@@ -45,3 +48,27 @@ def parameters(dtype: torch.dtype) -> list[torch.nn.Parameter]:
     tensors = [tensor(size, layout, dtype, generator) for size, layout in product(SIZES, LAYOUTS)]
     tensors += [torch.tensor(1.5, dtype=dtype), torch.randn(4, 2, 3, 3, generator=generator).to(dtype)]
     return [torch.nn.Parameter(x) for x in tensors]
+
+
+OURS = [AdaBelief, AdaBeliefW, RangerAdaBelief]
+IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
+    "fused": {"fused": True},
+    "default": {},
+    "foreach": {"foreach": True},
+    "loop": {"foreach": False},
+}
+
+
+def parameter(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Parameter:
+    return nn.Parameter(
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    )
+
+
+def same(params, others):
+    return all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
+
+
+def skip_without_kernel(options: dict[str, Any]) -> None:
+    if options.get("fused") and (reason := launch.unserved("cpu")):
+        pytest.skip(reason)

@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
-from adabelief.torch import fused
+from adabelief.torch import launch
 from tests.oracle import Oracle, set_gradients
 
 CASES = {
@@ -49,5 +49,5 @@ def test_compiled_step(case, lr):
         scheduler.step()
     # A float lr is recompiled once, when it first changes, as in torch's own optimizers; a tensor never.
     assert counters["stats"]["unique_graphs"] == (2 if isinstance(lr, float) else 1)
-    through_kernel = "foreach" not in options and not fused.unserved("cpu")
+    through_kernel = "foreach" not in options and not launch.unserved("cpu")
     assert all(("adabelief.update" in str(graph.graph)) == through_kernel for graph in graphs)

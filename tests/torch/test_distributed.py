@@ -6,60 +6,127 @@ import copy
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
+from adabelief.torch import launch
+from tests.torch.cases import IMPLEMENTATIONS
 
-CLASSES = {cls.__name__: cls for cls in (AdaBelief, RangerAdaBelief)}
+CLASSES = {cls.__name__: cls for cls in (AdaBelief, AdaBeliefW, RangerAdaBelief)}
 
 
-def model() -> nn.Module:
+def model(rows: int = 5) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3))  # five rows and three: uneven over two processes
+    return nn.Sequential(nn.Linear(7, rows), nn.Tanh(), nn.Linear(rows, 1))  # uneven over two processes; fewer than two
 
 
 def train(model, optimizer, seeds):
     for seed in seeds:
-        x = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         optimizer.zero_grad()
         (model(x) ** 2).mean().backward()
         optimizer.step()
 
 
-def sharded(rank: int, name: str, meeting: str) -> None:
-    """One of two processes: FSDP2, with state saved and loaded halfway, beside a model that is whole."""
+def fsdp2(parts, mesh):
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(parts, mesh=mesh)
+
+
+def tensor_parallel(parts, mesh):
+    """The first matrix by its rows; the second by its columns, so that none of its rows is whole in one process."""
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    parallelize_module(parts, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+
+def some_distributed(parts, mesh):
+    """Distributed and plain parameters in one group."""
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(parts[0], mesh=mesh)
+
+
+WAYS = {"FSDP2": fsdp2, "TP": tensor_parallel, "mixed": some_distributed}
+
+
+def whole(p: torch.Tensor) -> torch.Tensor:
+    return p.full_tensor() if hasattr(p, "full_tensor") else p
+
+
+def sharded(rank: int, meeting: str) -> None:
+    """One of two processes: every way, class and implementation beside a model that is whole."""
     import torch.distributed as dist
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
 
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    whole, parts = model(), model()
-    fully_shard(parts, mesh=init_device_mesh("cpu", (2,)))
-    make = lambda m: CLASSES[name](m.parameters(), lr=0.01, weight_decay=0.1)  # noqa: E731
-    expected, optimizer = make(whole), make(parts)
-    train(whole, expected, range(8))
-    train(parts, optimizer, range(4))
-    saved = get_optimizer_state_dict(parts, optimizer)
-    resumed = make(parts)
-    set_optimizer_state_dict(parts, resumed, saved)
-    train(parts, resumed, range(4, 8))
-    for p, q in zip(parts.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(p.full_tensor(), q, rtol=1e-5, atol=1e-6)
+    mesh = init_device_mesh("cpu", (2,))
+    for way, distribute in WAYS.items():
+        for name, cls in CLASSES.items():
+            expected = model(6).double()
+            train(expected, cls(expected.parameters(), lr=0.01, weight_decay=0.1, foreach=False), range(8))
+            for implementation, options in IMPLEMENTATIONS.items():
+                if options.get("fused") and launch.unserved("cpu"):
+                    continue
+                parts = model(6).double()
+                distribute(parts, mesh)
+                optimizer = cls(parts.parameters(), lr=0.01, weight_decay=0.1, **options)
+                train(parts, optimizer, range(4))
+                if way == "FSDP2":  # saved, and loaded by another one
+                    saved = get_optimizer_state_dict(parts, optimizer)
+                    optimizer = cls(parts.parameters(), lr=0.01, weight_decay=0.1, **options)
+                    set_optimizer_state_dict(parts, optimizer, saved)
+                train(parts, optimizer, range(4, 8))
+                for p, q in zip(parts.parameters(), expected.parameters(), strict=True):
+                    torch.testing.assert_close(
+                        whole(p), q, rtol=1e-12, atol=1e-13, msg=lambda m, w=(way, name, implementation): f"{w}: {m}"
+                    )
+                if options.get("fused") and way != "TP":
+                    assert not optimizer._plan.parts[0].rest, (way, name)  # all through the kernel
+    flat(rank)
     dist.destroy_process_group()
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
-@pytest.mark.parametrize("name", CLASSES)
-def test_fsdp2(name, tmp_path):
-    code = "import sys; from tests.torch.test_distributed import sharded; sharded(int(sys.argv[1]), *sys.argv[2:])"
+def flat(rank: int) -> None:
+    """FSDP1 makes parameters flat, so that Ranger would silently centralize nothing."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    for original in (False, True):
+        parts = FullyShardedDataParallel(model(6), use_orig_params=original, device_id=torch.device("cpu"))
+        for use_gc, told in ((True, 1), (False, 0)):
+            optimizer = RangerAdaBelief(parts.parameters(), use_gc=use_gc)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                for seed in range(2):
+                    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed))
+                    optimizer.zero_grad()
+                    parts(x).mean().backward()
+                    optimizer.step()
+            said = [str(w.message) for w in caught if "no row is centralized" in str(w.message)]
+            assert len(said) == told, (original, use_gc, said)
+
+
+def start(code: str, *arguments: str) -> None:
+    """Runs a function of this module in two processes."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), name, str(tmp_path / "meeting")],
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                f"import sys; from {__name__} import *; {code}",
+                str(rank),
+                *arguments,
+            ],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
@@ -67,11 +134,84 @@ def test_fsdp2(name, tmp_path):
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
+        errors = [process.communicate(timeout=1800)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], errors
+
+
+needs_distributed = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch has no distributed package"
+)
+
+
+@needs_distributed
+def test_two_processes_step_as_one(tmp_path):
+    start("sharded(int(sys.argv[1]), sys.argv[2])", str(tmp_path / "meeting"))
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A mesh of this process alone."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts the operators that get distributed tensors."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        from torch.distributed.tensor import DTensor
+
+        self.calls += DTensor in types
+        return function(*args, **(kwargs or {}))
+
+
+@needs_distributed
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own, about its environment
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("cls", CLASSES.values())
+def test_distributed_tensors_are_stepped_as_local_ones(cls, implementation, compiled, alone):
+    """Without one operator on them; a compiled step takes them, too."""
+    options = IMPLEMENTATIONS[implementation]
+    if options.get("fused") and launch.unserved("cpu"):
+        pytest.skip(launch.unserved("cpu"))
+    torch._dynamo.reset()
+    parts, twin = model().double(), model().double()
+    fsdp2(parts, alone)
+    optimizer, plain = cls(parts.parameters(), lr=0.01, **options), cls(twin.parameters(), lr=0.01, foreach=False)
+    if compiled:
+        optimizer.step = torch.compile(optimizer.step, backend="eager")
+    train(parts, optimizer, range(3))
+    train(twin, plain, range(3))
+    for p, q in zip(parts.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.full_tensor(), q, rtol=1e-12, atol=1e-13)
+    if not compiled:
+        with Dispatched() as dispatched:
+            optimizer.step()
+        assert dispatched.calls == 0
+
+
+@needs_distributed
+@pytest.mark.skipif(bool(launch.unserved("cpu")), reason=launch.unserved("cpu") or "-")
+def test_a_plan_sees_a_distributed_gradient_that_lies_otherwise(alone):
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    p = nn.Parameter(distribute_tensor(torch.ones(4, 3), alone, [Shard(0)]))
+    optimizer = AdaBelief([p], fused=True)
+    for placement, kept in ((Shard(0), True), (Shard(0), True), (Replicate(), False)):
+        p.grad = distribute_tensor(torch.ones(4, 3), alone, [placement])
+        optimizer.step()
+        assert bool(optimizer._plan.parts[0].stepped) is kept
+    assert float(optimizer.state[p]["step"]) == 3
 
 
 @pytest.mark.filterwarnings("ignore")  # accelerate's own
@@ -84,8 +224,8 @@ def test_accelerate():
     prepared, optimizer = accelerator.prepare(ours, AdaBeliefW(ours.parameters(), lr=0.01))
     for seed in range(5):
         x = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed))
-        optimizer.zero_grad()
-        accelerator.backward((prepared(x) ** 2).mean())
-        optimizer.step()
-    train(twin, plain, range(5))
+        for module, each in ((prepared, optimizer), (twin, plain)):
+            each.zero_grad()
+            accelerator.backward((module(x) ** 2).mean())
+            each.step()
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), twin.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""The optimizers through the Triton kernel, without a GPU: in Triton's interpreter, on CPU tensors."""
+"""The optimizers through the Triton kernel: on a GPU where there is one, or else in its interpreter, on CPU tensors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief, kernels
-from adabelief.torch import compiled, fused, proof
-from tests.kernels.test_gpu import interpreted  # noqa: F401 - a fixture
+from adabelief.torch import launch
+from adabelief.torch.compiled import compiled_update
+from tests.kernels.test_gpu import DEVICE, interpreted, kernel  # noqa: F401 - fixtures
 from tests.oracle import Oracle, set_gradients
 
-pytestmark = pytest.mark.skipif(bool(proof.unavailable()), reason=proof.unavailable() or "-")
+pytestmark = [
+    pytest.mark.skipif(bool(launch.unserved("cpu")), reason=launch.unserved("cpu") or "-"),
+    pytest.mark.filterwarnings("ignore:This instance was constructed with capturable"),  # torch's, of steps in no graph
+]
 
 CASES = {
     "AdaBelief": (AdaBelief, {"weight_decay": 0.1}),
@@ -22,19 +26,19 @@ CASES = {
 
 
 @pytest.fixture
-def gpu(monkeypatch, interpreted):  # noqa: F811
-    """As if the CPU were a GPU."""
-    monkeypatch.setattr(kernels, "gpu", interpreted, raising=False)
-    monkeypatch.setitem(fused.KERNELS, "cpu", (fused.OnGpu, lambda: ""))
-    return interpreted
+def gpu(monkeypatch, kernel):  # noqa: F811
+    """As if DEVICE were a GPU, if it is none."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(kernels, "gpu", kernel, raising=False)
+        monkeypatch.setitem(launch.KERNELS, "cpu", (launch.OnGpu, lambda: None))
 
 
 def parameters(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 5), (7,), (), (2, 3, 3, 3)]
-    params = [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes]
-    params.append(torch.nn.Parameter(torch.randn(6, generator=generator, dtype=torch.complex64)))
-    return params
+    values = [torch.randn(s, generator=generator).to(dtype) for s in shapes]
+    values.append(torch.randn(6, generator=generator, dtype=torch.complex64))
+    return [torch.nn.Parameter(x.to(DEVICE)) for x in values]
 
 
 @pytest.mark.parametrize("capturable", [False, True])
@@ -48,8 +52,8 @@ def test_steps_are_the_reference_s(gpu, case, capturable):
         set_gradients(params, seed)
         oracle.step()
     part = optimizer._plan.parts[0]
-    assert all(isinstance(launch, fused.OnGpu) for launch in part.launches)
-    assert len(part.params) >= 4
+    assert all(isinstance(each, launch.OnGpu) for each in part.launches)
+    assert len(part.stepped) >= 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -64,7 +68,7 @@ def test_other_types(gpu, dtype):
 
 def test_step_numbers_may_differ_where_they_are_on_the_device(gpu):
     params = parameters()
-    optimizer = AdaBelief(params, lr=0.05, capturable=True)
+    optimizer = AdaBelief(params, lr=0.05, capturable=True, fused=True)
     oracle = Oracle(optimizer)
     for seed in range(6):
         set_gradients(params, seed)
@@ -78,7 +82,7 @@ def test_scale_and_skip_are_decided_on_the_device(gpu, monkeypatch):
     monkeypatch.setattr(AdaBelief, "_skips_on_device", lambda self: True)
     params = parameters()
     optimizer = AdaBelief(params, lr=0.05, capturable=True, fused=True)
-    optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(0.0)
+    optimizer.grad_scale, optimizer.found_inf = (torch.tensor(x, device=DEVICE) for x in (8.0, 0.0))
     oracle = Oracle(optimizer, grad_scale=8.0)
     for seed in range(3):
         set_gradients(params, seed)
@@ -96,17 +100,13 @@ def test_scale_and_skip_are_decided_on_the_device(gpu, monkeypatch):
 
 def test_the_operator_of_compiled_steps(gpu):
     params = parameters()
-    optimizer = AdaBeliefW(params, lr=0.05)
+    optimizer = AdaBeliefW(params, lr=0.05, fused=True)
     oracle = Oracle(optimizer)
 
     def step():
         (group,) = optimizer.param_groups
         with torch.no_grad():
-            tensors = fused.Tensors.empty()
-            optimizer._init_group(group, *tensors)
-            compiled.update(
-                tensors, lambda t, xp: optimizer._coefficients(group, 0.05, t, xp=xp), optimizer._options(group)
-            )
+            compiled_update(optimizer._tensors(group), optimizer._recipe(group), optimizer._options(group))
 
     for seed in range(4):
         set_gradients(params, seed)

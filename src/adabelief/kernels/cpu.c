@@ -37,16 +37,30 @@
 #define INLINE static inline
 #endif
 
-typedef struct {
-    double gain, shrink, l2, mean_gain, beta2, belief_gain, eps, step_size, root_scale, offset, alpha;
-} Coefficients;
+/* The lists of kernels/layout.py, which compares them when the library is loaded. */
+#define COLUMNS(X) X(p) X(g) X(m) X(s) X(s_max) X(slow) X(elements) X(rows)
+#define SCALARS(X)                                                                                                     \
+    X(gain) X(shrink) X(l2) X(mean_gain) X(beta2) X(belief_gain) X(eps) X(step_size) X(root_scale) X(offset)           \
+    X(alpha) X(synchronize) X(skip)
 
-/* One tensor: addresses, then how many elements there are; rows > 0 where it is centralized, row by row. */
+#define ADDRESS_OR_COUNT(name) int64_t name;
+#define NUMBER(name) double name;
+#define WORD(name) #name " "
+
+/* One tensor: addresses, 0 where unused, then how many elements there are; rows > 0 where it is centralized. */
 typedef struct {
-    int64_t p, g, m, s, s_max, slow, elements, rows;
+    COLUMNS(ADDRESS_OR_COUNT)
 } Tensor;
 
+typedef struct {
+    SCALARS(NUMBER)
+} Scalars;
+
 enum { AMSGRAD = 1, LOOKAHEAD = 2, CENTRALIZED_STEPS = 4 }; /* the last: of rows, instead of gradients */
+
+EXPORT const char *adabelief_layout(void) {
+    return COLUMNS(WORD) SCALARS(WORD) "float32 float64 bfloat16 float16";
+}
 
 typedef uint16_t bfloat16_t;
 typedef struct {
@@ -127,7 +141,7 @@ INLINE float16_t store_float16_t(float x) {
 
 /* The elements [from, to) of one tensor. */
 #define DEFINE_UPDATE(NAME, T, R, SQRT, amsgrad, lookahead)                                                            \
-    CLONES static void NAME(const Tensor *tensor, const Coefficients *c, R g_mean, R step_mean, int64_t from,          \
+    CLONES static void NAME(const Tensor *tensor, const Scalars *c, R g_mean, R step_mean, int64_t from,          \
                             int64_t to) {                                                                              \
         OPERANDS(T, R)                                                                                                 \
         for (int64_t i = from; i < to; i++) {                                                                          \
@@ -144,7 +158,7 @@ INLINE float16_t store_float16_t(float x) {
 
 /* The mean of TERM, which sets x, over one row; summed in double, in lanes: it vectorises without reordering. */
 #define DEFINE_MEAN(NAME, T, R, SQRT, TERM)                                                                            \
-    CLONES static R NAME(const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {                      \
+    CLONES static R NAME(const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {                      \
         OPERANDS(T, R)                                                                                                 \
         double lanes[16] = {0}, sum = 0;                                                                               \
         int64_t whole = from + (to - from) / 16 * 16;                                                                  \
@@ -175,10 +189,10 @@ INLINE float16_t store_float16_t(float x) {
     DEFINE_UPDATE(update_amsgrad_lookahead_##T, T, R, SQRT, 1, 1)                                                      \
     DEFINE_MEAN(gradient_mean_##T, T, R, SQRT, GRADIENT_TERM)                                                          \
     DEFINE_MEAN(step_mean_##T, T, R, SQRT, STEP_TERM)                                                                  \
-    static void run_##T(int flags, const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {            \
-        void (*const variants[])(const Tensor *, const Coefficients *, R, R, int64_t, int64_t) = {                     \
+    static void run_##T(int flags, const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {            \
+        void (*const variants[])(const Tensor *, const Scalars *, R, R, int64_t, int64_t) = {                     \
             update_##T, update_amsgrad_##T, update_lookahead_##T, update_amsgrad_lookahead_##T};                       \
-        void (*const variant)(const Tensor *, const Coefficients *, R, R, int64_t, int64_t) =                          \
+        void (*const variant)(const Tensor *, const Scalars *, R, R, int64_t, int64_t) =                          \
             variants[flags & (AMSGRAD | LOOKAHEAD)];                                                                   \
         if (!tensor->rows) {                                                                                           \
             variant(tensor, c, 0, 0, from, to);                                                                        \
@@ -201,7 +215,7 @@ DEFINE_TYPE(bfloat16_t, float, sqrtf)
 DEFINE_TYPE(float16_t, float, sqrtf)
 
 /* What a step cannot be faster than: reads g, p, m, s and writes p, m, s, with no arithmetic to speak of. */
-CLONES static void run_traffic(int flags, const Tensor *tensor, const Coefficients *c, int64_t from, int64_t to) {
+CLONES static void run_traffic(int flags, const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {
     float *restrict p = (float *)(intptr_t)tensor->p, *restrict m = (float *)(intptr_t)tensor->m;
     float *restrict s = (float *)(intptr_t)tensor->s;
     const float *restrict g = (const float *)(intptr_t)tensor->g;
@@ -212,21 +226,21 @@ CLONES static void run_traffic(int flags, const Tensor *tensor, const Coefficien
     }
 }
 
-static void (*const run[])(int, const Tensor *, const Coefficients *, int64_t, int64_t) = {
+static void (*const run[])(int, const Tensor *, const Scalars *, int64_t, int64_t) = {
     run_float, run_double, run_bfloat16_t, run_float16_t, run_traffic};
 
-/* Step numbers: n addresses of a float each. The number that they have in common; -1 where they differ. */
-EXPORT double adabelief_steps(const int64_t *steps, int64_t n) {
-    float first = *(const float *)(intptr_t)steps[0];
-    for (int64_t i = 1; i < n; i++)
-        if (*(const float *)(intptr_t)steps[i] != first) return -1;
-    return first;
-}
-
-/* Counts one more step each and returns the first one's number. */
-EXPORT double adabelief_count(const int64_t *steps, int64_t n) {
-    for (int64_t i = 0; i < n; i++) *(float *)(intptr_t)steps[i] += 1;
-    return *(const float *)(intptr_t)steps[0];
+/* Step numbers, float each: those of list i are at the addresses steps[begins[i]] to steps[begins[i + 1] - 1]. Where all
+ * of every list are the same, counts one more step each, notes the number of each list, and returns 1; else does nothing
+ * and returns 0. */
+EXPORT int adabelief_count(const int64_t *steps, const int64_t *begins, int64_t lists, double *numbers) {
+    for (int64_t i = 0; i < lists; i++)
+        for (int64_t j = begins[i] + 1; j < begins[i + 1]; j++)
+            if (*(const float *)(intptr_t)steps[j] != *(const float *)(intptr_t)steps[begins[i]]) return 0;
+    for (int64_t i = 0; i < lists; i++) {
+        for (int64_t j = begins[i]; j < begins[i + 1]; j++) *(float *)(intptr_t)steps[j] += 1;
+        if (begins[i] < begins[i + 1]) numbers[i] = *(const float *)(intptr_t)steps[begins[i]];
+    }
+    return 1;
 }
 
 /* The tensor that holds element `at` of the list: the last one that begins at or before it. */
@@ -252,7 +266,7 @@ static int64_t cut(const int64_t *begins, int64_t n, int64_t at) {
 #endif
 
 /* The elements [from, to) of the list. */
-static void update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags, const Coefficients *c,
+static void update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags, const Scalars *c,
                    int64_t from, int64_t to) {
     for (int64_t i = holder(begins, n, from); i < n && begins[i] < to; i++) {
         int64_t begin = begins[i] > from ? begins[i] : from;
@@ -265,8 +279,10 @@ static void update(const Tensor *tensors, const int64_t *begins, int64_t n, int 
  * elements of the list as a whole are split evenly between the threads, whatever tensor they are in; a centralized row
  * stays with one. */
 EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags,
-                             const Coefficients *c) {
+                             const Scalars *c) {
     const int64_t elements = begins[n];
+    if (c->skip != 0) return;
+    if (c->synchronize == 0) flags &= ~LOOKAHEAD;
 #ifdef _OPENMP
     const int64_t least = 16384; /* elements that are worth a thread */
     int threads = omp_in_parallel() ? 1 : omp_get_max_threads();

@@ -12,22 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from adabelief.kernels.layout import COLUMNS, SCALARS, TYPES
 from adabelief.kernels.library import NOT_COMPILED, library
 
-COLUMNS = ("p", "g", "m", "s", "s_max", "slow", "elements", "rows")
-"""A row of the table: addresses (0 where unused), how many elements, and how many rows where they are centralized."""
-
-TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "traffic": 4}
-"""Element types of p and g; `traffic` moves the bytes of a float32 step and does no more: the limit of its speed."""
-
-AMSGRAD, LOOKAHEAD, CENTRALIZED_STEPS = 1, 2, 4
-
-SCALARS = (
-    *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),
-    *("step_size", "root_scale", "offset", "alpha"),
-)
-"""The numbers that an update takes."""
-
+TRAFFIC = "traffic"
+"""In place of a type: moves the bytes of a float32 step and does no more, which is the limit of its speed."""
 
 _SCALARS = struct.Struct(f"{len(SCALARS)}d")
 """As cpu.c has them."""
@@ -44,7 +33,7 @@ class Table:
         self._rows = np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS))
         begins = np.concatenate([[0], np.cumsum(self._rows[:, COLUMNS.index("elements")])])
         self._begins = np.ascontiguousarray(begins, dtype=np.int64)
-        self._type = TYPES[type_name]
+        self._type = (*TYPES, TRAFFIC).index(type_name)
         self._scalars = ctypes.create_string_buffer(_SCALARS.size)
         self._size = len(self._rows)
         self._addresses = ctypes.c_void_p(self._rows.ctypes.data), ctypes.c_void_p(self._begins.ctypes.data)
@@ -54,7 +43,7 @@ class Table:
         self._rows[:, COLUMNS.index("g")] = addresses
 
     def update(self, flags: int, scalars: Sequence[float]) -> None:
-        """Applies one step.
+        """Applies one step; the interpreter runs on in other threads meanwhile.
 
         Args:
             flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part. CENTRALIZED_STEPS:
@@ -66,25 +55,26 @@ class Table:
 
 
 class Steps:
-    """Step numbers in memory: the addresses of float32 numbers, all alike while they are counted together."""
+    """Step numbers in memory, float32 each, in lists whose members are all alike while they are counted together."""
 
-    def __init__(self, addresses: Sequence[int]) -> None:
-        self._addresses = np.array(addresses, dtype=np.int64)
-        self._arguments = ctypes.c_void_p(self._addresses.ctypes.data), len(self._addresses)
+    def __init__(self, lists: Sequence[Sequence[int]]) -> None:
+        """Takes the addresses of each list."""
+        self._addresses = np.array([address for addresses in lists for address in addresses], dtype=np.int64)
+        self._begins = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        self.numbers = np.zeros(len(lists))
+        """Of each list, as of the last count; of an empty one 0."""
+        pointers = (ctypes.c_void_p(x.ctypes.data) for x in (self._addresses, self._begins))
+        self._arguments = *pointers, len(lists), ctypes.c_void_p(self.numbers.ctypes.data)
 
-    def count(self) -> float:
-        """Counts one more step everywhere and returns its number."""
-        return float(_kernel().adabelief_count(*self._arguments))
-
-    def in_step(self) -> bool:
-        """Whether all numbers are the same."""
-        return bool(_kernel().adabelief_steps(*self._arguments) >= 0)
+    def count(self) -> bool:
+        """Counts one more step everywhere; nowhere, and returns False, if the members of a list are not alike."""
+        return bool(_kernel().adabelief_count(*self._arguments))
 
 
-def unavailable() -> str:
-    """Why there is no kernel here; empty where there is one."""
+def unavailable() -> str | None:
+    """Why there is no kernel here; None where there is one."""
     kernel = _library()
-    return kernel if isinstance(kernel, str) else ""
+    return kernel if isinstance(kernel, str) else None
 
 
 def instruction_set() -> str:
@@ -106,14 +96,15 @@ def _library() -> ctypes.CDLL | str:
     built = library(__file__, "_cpu")
     if built is None:
         return NOT_COMPILED
+    pointer, int64 = ctypes.c_void_p, ctypes.c_int64
     try:
         kernel = ctypes.CDLL(str(built))
-    except OSError as error:
+        kernel.adabelief_layout.restype = kernel.adabelief_instruction_set.restype = ctypes.c_char_p
+        kernel.adabelief_count.argtypes = [pointer, pointer, int64, pointer]
+        kernel.adabelief_update.argtypes = [pointer, pointer, int64, ctypes.c_int, ctypes.c_int, pointer]
+        kernel.adabelief_update.restype = None
+    except (OSError, AttributeError) as error:
         return f"{built.name} could not be loaded ({error})"
-    pointer, int64 = ctypes.c_void_p, ctypes.c_int64
-    for count in (kernel.adabelief_steps, kernel.adabelief_count):
-        count.argtypes, count.restype = [pointer, int64], ctypes.c_double
-    kernel.adabelief_update.argtypes = [pointer, pointer, int64, ctypes.c_int, ctypes.c_int, pointer]
-    kernel.adabelief_update.restype = None
-    kernel.adabelief_instruction_set.restype = ctypes.c_char_p
+    if kernel.adabelief_layout().decode().split() != [*COLUMNS, *SCALARS, *TYPES]:
+        return f"{built.name} was compiled from another version of this package: install it again"
     return kernel

@@ -27,23 +27,10 @@ try:
 except ImportError as error:
     _missing = str(error)
 
+from adabelief.kernels.layout import AMSGRAD, CENTRALIZED_STEPS, COLUMNS, LOOKAHEAD, SCALARS, TYPES
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-COLUMNS = ("p", "g", "m", "s", "s_max", "slow", "elements", "rows")
-"""A row of the table: addresses (0 where unused), how many elements, and how many rows where they are centralized."""
-
-TYPES = ("float32", "float64", "bfloat16", "float16")
-"""Element types of p and g."""
-
-SCALARS = (
-    *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),
-    *("step_size", "root_scale", "offset", "alpha", "synchronize", "skip"),
-)
-"""The columns of an update's coefficients: the numbers of the rule, whether Lookahead is due, and whether the array is
-to stay as it is (both: not 0)."""
-
-AMSGRAD, LOOKAHEAD, CENTRALIZED_STEPS = 1, 2, 4
 
 CHUNK = 4096
 """Elements that one program updates: many enough to make up for finding them, few enough that short lists fill the
@@ -406,8 +393,8 @@ class Table:
         )
 
 
-def unavailable(device_type: str = "cuda") -> str:
-    """Why there is no kernel for a type of device; empty where there is one. ROCm's devices are `cuda` in PyTorch."""
+def unavailable(device_type: str = "cuda") -> str | None:
+    """Why there is no kernel for a type of device; None where there is one. ROCm's devices are `cuda` in PyTorch."""
     if device_type != "cuda":
         return f"it is for CUDA and ROCm devices, not for {device_type!r}"
     if _missing:
@@ -417,7 +404,7 @@ def unavailable(device_type: str = "cuda") -> str:
     initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if initialized and torch.version.cuda and torch.cuda.get_device_capability() < (7, 0):
         return "Triton needs a device of compute capability 7.0 or later"
-    return ""
+    return None
 
 
 @functools.cache

@@ -34,6 +34,8 @@ class Entry(NamedTuple):
 
 
 PARQUET = "a folder with train*.parquet and test*.parquet"
+CIFAR_10 = f"{PARQUET}, or with cifar-10-batches-py"
+CIFAR_100 = f"{PARQUET}, or with cifar-100-python"
 CIFAR_MODELS = ("vgg11", "resnet34", "densenet121")
 
 CATALOGUE = {
@@ -47,14 +49,14 @@ CATALOGUE = {
         "images",
         "CIFAR-10, as in the paper: 200 epochs, the learning rate divided by 10 after 150",
         models=CIFAR_MODELS,
-        folder=PARQUET,
+        folder=CIFAR_10,
         downloads=True,
     ),
     "cifar100": Entry(
         "images",
         "CIFAR-100, as in the paper: 200 epochs, the learning rate divided by 10 after 150",
         models=CIFAR_MODELS,
-        folder=PARQUET,
+        folder=CIFAR_100,
         downloads=True,
     ),
     "imagenet": Entry(
@@ -82,25 +84,25 @@ CATALOGUE = {
     "wgan": Entry(
         "gans",
         "WGAN on CIFAR-10, as in the paper: DCGAN's networks, 5 steps of the critic, its weights clipped at 0.01",
-        folder=PARQUET,
+        folder=CIFAR_10,
         downloads=True,
     ),
     "wgan-gp": Entry(
         "gans",
         "WGAN-GP on CIFAR-10, as in the paper: the same with a gradient penalty instead of clipping",
-        folder=PARQUET,
+        folder=CIFAR_10,
         downloads=True,
     ),
     "sngan": Entry(
         "gans",
         "SN-GAN on CIFAR-10, as in the paper: residual networks, spectral normalization, hinge loss, by class",
-        folder=PARQUET,
+        folder=CIFAR_10,
         downloads=True,
     ),
     "dcgan": Entry(
         "gans",
         "DCGAN on CIFAR-10 at Adam's plain defaults, learning rate 0.001 and beta1 0.9, where it may collapse",
-        folder=PARQUET,
+        folder=CIFAR_10,
         downloads=True,
     ),
     "translation": Entry(
@@ -114,7 +116,7 @@ CATALOGUE = {
     "vit": Entry(
         "vit",
         "CIFAR-10 with a small vision transformer; decoupled decay, learning rates to be searched",
-        folder=PARQUET,
+        folder=CIFAR_10,
         downloads=True,
         more=" (smoke: embedded)",
     ),

@@ -234,8 +234,12 @@ def report(
         from adabelief.lab.analysis.runs import load
         from adabelief.lab.report.report import write
 
+        damaged: list[str] = []
         with console.status("figures and report"):
-            write(out, load(runs), command=command)
+            found = load(runs, damaged.append)
+            write(out, found, damaged=damaged, command=command)
+        for message in damaged:
+            console.print(f"Left out: {message}", soft_wrap=True)
         console.print(f"The report: {out / 'report.html'}", soft_wrap=True)
 
 

@@ -75,7 +75,8 @@ def demo(
     except KeyboardInterrupt:
         pass
     folders = [out / "runs" / config.folder for config in planned]
-    found = load(folder for folder in folders if (folder / "config.json").exists())
+    damaged: list[str] = []
+    found = load((folder for folder in folders if (folder / "config.json").exists()), damaged.append)
     finished = sum(run.finished for run in found)
     complete = (finished, len(walks)) == (len(planned), len(planned_walks))
     incomplete = (
@@ -88,7 +89,8 @@ def demo(
             walks=walks,
             walk_limit=steps,
             command=command,
-            title="AdaBelief and its rivals: a demonstration",
+            damaged=damaged,
+            title="AdaBelief and its rivals on handwritten digits and functions of two variables: a demonstration",
             intro=INTRO if complete else incomplete + INTRO,
         )
     return complete

@@ -67,13 +67,13 @@ def _served(device: str, language: str, kernel: str) -> Served:
     import torch
 
     from adabelief import AdaBelief
-    from adabelief.torch import fused
+    from adabelief.torch import base, launch
 
-    reason = fused.unserved(device)
+    reason = launch.unserved(device)
     if reason:
         return Served(device, "foreach", f"no {language} kernel: {reason}")
     (group,) = AdaBelief([torch.zeros(1, device=device)]).param_groups
-    if fused.wanted(group):
+    if base.wanted(group):
         return Served(device, "fused", kernel)
     return Served(device, "foreach", f"{kernel} with fused=True")
 

@@ -20,6 +20,9 @@ from adabelief.names import suggestion, there_are
 DECAY_RATES = ("beta", "alpha")
 """Arguments that are decay rates of a mean, as the pairs `betas` are."""
 
+FORMS = ("fused", "foreach")
+"""How packages let a step's form be chosen, the fastest first: one compiled call, or one for each operation."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -30,23 +33,28 @@ class Method:
         library: The package that it comes from.
         variant: Options that make the library's version the one of the paper's experiments.
         note: Where it still differs from the code behind the paper, or "".
+        form: The fastest form that its package has, so that times compare with that; settings may ask for another.
+        usual_form: How it steps where nobody chooses: a name in `FORMS`, or "default" for whatever its package takes.
     """
 
     make: Callable[..., Optimizer]
     library: str
     variant: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    form: Mapping[str, bool] = field(default_factory=dict)
+    usual_form: str = "default"
 
     def arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that `make` is called with: the settings and the variant."""
-        return {**settings, **self.variant}
+        """Everything that `make` is called with: the settings, the form and the variant."""
+        form = {} if settings.keys() & set(FORMS) else self.form
+        return {**settings, **form, **self.variant}
 
 
 def msvag(
     params: Iterable[Parameter], lr: float = 1e-2, beta: float = 0.9, weight_decay: float = 0.0
 ) -> pytorch_optimizer.MSVAG:
     """MSVAG with coupled weight decay, which pytorch_optimizer's takes as an argument and ignores."""
-    optimizer = pytorch_optimizer.MSVAG(params, lr=lr, beta=beta)
+    optimizer = pytorch_optimizer.MSVAG(params, lr=lr, beta=beta, foreach=True)
     if weight_decay:
         optimizer.register_step_pre_hook(partial(_add_decay, weight_decay))
     return optimizer
@@ -67,8 +75,8 @@ class EAdam(Optimizer):
         v ← beta2 · v + (1 − beta2) · g² + eps
         p ← p − lr/(1 − beta1^t) · m / (√(v/(1 − beta2^t)) + eps)
 
-    It differs from AdaBelief in g² for (g − m)² alone, and from Adam in where eps is alone: what it gains on Adam is
-    due to that. Weight decay is added to the gradient.
+    With the same eps and no rectification, it differs from AdaBelief in g² for (g − m)² alone, and from Adam in where
+    eps is alone: what it gains on Adam is then due to that. Weight decay is added to the gradient.
     """
 
     def __init__(
@@ -107,29 +115,34 @@ class EAdam(Optimizer):
             torch._foreach_addcdiv_(params, m, denominators, value=-group["lr"] / (1 - beta1**t))
 
 
+_FUSED, _FOREACH = {"fused": True}, {"foreach": True}
+
 METHODS: Mapping[str, Method] = {
     "AdaBelief": Method(AdaBelief, "adabelief"),
-    "SGD": Method(torch.optim.SGD, "torch.optim"),
-    "Adam": Method(torch.optim.Adam, "torch.optim"),
-    "AdamW": Method(torch.optim.AdamW, "torch.optim"),
+    "SGD": Method(torch.optim.SGD, "torch.optim", form=_FUSED),
+    "Adam": Method(torch.optim.Adam, "torch.optim", form=_FUSED),
+    "AdamW": Method(torch.optim.AdamW, "torch.optim", form=_FUSED),
     "RAdam": Method(
         torch.optim.RAdam,
         "torch.optim",
         variant={"decoupled_weight_decay": True},
         note="The authors' RAdam decays the weights themselves, with the 5e-4 of the coupled optimizers: 20 times less "
         "than their AdamW.",
+        form=_FOREACH,
     ),
     "AdaBound": Method(
         pytorch_optimizer.AdaBound,
         "pytorch_optimizer",
         variant={"weight_decouple": False},
         note="pytorch_optimizer decouples the decay unless told otherwise; the authors' AdaBound couples it.",
+        form=_FOREACH,
     ),
     "Yogi": Method(
         pytorch_optimizer.Yogi,
         "pytorch_optimizer",
         variant={"weight_decouple": False},
         note="pytorch_optimizer decouples the decay unless told otherwise; the authors' Yogi couples it.",
+        form=_FOREACH,
     ),
     "MSVAG": Method(
         msvag,
@@ -137,24 +150,28 @@ METHODS: Mapping[str, Method] = {
         note="pytorch_optimizer follows MSVAG's own code: a full first step, and factors clamped to [0, 1]; the code "
         "behind the paper has a first step of zero and no clamp. Coupled decay is added to the gradient by the lab, "
         "since the library's MSVAG has none.",
+        usual_form="foreach",
     ),
     "Fromage": Method(
         pytorch_optimizer.Fromage,
         "pytorch_optimizer",
         note="Without momentum and decay, as in the authors' code.",
+        form=_FOREACH,
     ),
-    "RMSprop": Method(torch.optim.RMSprop, "torch.optim"),
+    "RMSprop": Method(torch.optim.RMSprop, "torch.optim", form=_FOREACH),
     "EAdam": Method(
         EAdam,
         "adabelief.lab",
-        note="Adam with eps placed as in AdaBelief. The paper does not have it; others found that it explains much of "
-        "the published gain.",
+        note="Adam with eps placed as in AdaBelief, though not always as large. The paper does not have it; others "
+        "found that it explains much of the published gain.",
+        usual_form="foreach",
     ),
     "AdamW-same-decay": Method(
         torch.optim.AdamW,
         "torch.optim",
-        note="AdamW with AdaBelief's weight decay instead of the one that it was published with; the paper does not "
-        "have it.",
+        note="AdamW with the number of AdaBelief's weight decay instead of the one that it was published with, "
+        "decoupled even where AdaBelief's is coupled; the paper does not have it.",
+        form=_FUSED,
     ),
 }
 

@@ -88,6 +88,7 @@ class Task:
         models: What `--model` can be, the default first; empty where there is no choice.
         threads: Torch's threads in a run on a CPU; None leaves them as they are.
         data: What `--data` has to name; empty where the data is embedded.
+        training_loss: What the loss of a training step is, where something is in it that the other losses do not have.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Task:
     models: tuple[str, ...] = ()
     threads: int | None = None
     data: str = ""
+    training_loss: str = "training loss"
 
 
 class Request(NamedTuple):
@@ -169,7 +171,7 @@ def refuse_parts(trainer: Trainer) -> None:
 def untuned_settings(weight_decay: float) -> Settings:
     """Settings for tasks that no paper has any for; learning rates are to be searched, all on the same grid.
 
-    AdaBeliefW and AdamW differ in eps alone, each one's default; Adam has no decay, and SGD momentum.
+    AdaBeliefW and AdamW differ in the rule and in its default eps; Adam has no decay, and SGD momentum.
     """
     common = {"lr": 1e-3, "betas": (0.9, 0.999)}
     return {

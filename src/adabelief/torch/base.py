@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from functools import partial, wraps
-from numbers import Real
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.autograd import _profiler_enabled as profiling  # type: ignore[attr-defined]
-from torch.optim import Optimizer, optimizer
+from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.torch import compiled, fused, state
-from adabelief.torch.fused import Group
-from adabelief.torch.update import Options, Tensors, update
+from adabelief.options import BETA, RATE, check, never_adaptive, never_adaptive_text, pair
+from adabelief.torch import internals, launch, state
+from adabelief.torch.compiled import compiled_update
+from adabelief.torch.local import local
+from adabelief.torch.plan import Plan, Share
+from adabelief.torch.update import Options, Recipe, Tensors, update
+
+Group = dict[str, Any]
+
+CHOOSING = ("foreach", "fused", "capturable", "differentiable", "amsgrad", "use_gc", "gc_conv_only", "gc_loc")
+"""Options that decide what a plan is; the others are read at every step."""
+
+RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd")
+"""Options that go to `rule.coefficients` as they are."""
 
 
 class Base(Optimizer):
-    """An AdaBelief: options live in the groups, scalars in `rule`, the update in `update` and `fused`."""
+    """An AdaBelief: options live in the groups, scalars in `rule`, the update in `update` and the kernels."""
 
-    # The GradScaler's contract, as for torch's own: it sets them before a step and deletes them after it, and takes what
-    # is there already into its product, so that a class attribute would be in its way.
+    # The GradScaler's contract, as for torch's own: it sets them before a step and deletes them after it. What is there
+    # already goes into its product, so that a class attribute would be in its way.
     grad_scale: Tensor | float
     """Gradients are divided by it, where it is set."""
 
@@ -37,19 +45,11 @@ class Base(Optimizer):
 
         What torch does for the profiler costs more than the step of many small tensors.
         """
-        hooked = Optimizer.profile_hook_step(func)
+        hooked = internals.hooked(func)
 
         @wraps(func)
         def step(self: Base, *args: Any, **kwargs: Any) -> Any:
-            watched = (
-                torch.compiler.is_compiling()
-                or profiling()
-                or self._optimizer_step_pre_hooks
-                or self._optimizer_step_post_hooks
-                or optimizer._global_optimizer_pre_hooks
-                or optimizer._global_optimizer_post_hooks
-            )
-            return (hooked if watched else func)(self, *args, **kwargs)
+            return (hooked if internals.watched(self) else func)(self, *args, **kwargs)
 
         return step
 
@@ -62,27 +62,31 @@ class Base(Optimizer):
         """Adds a group of parameters; options that it does not name are the constructor's.
 
         Raises:
-            ValueError: If an option is out of its range.
+            ValueError: If an option is out of its range, a parameter a lazy conjugate, or `fused=True` has no kernel.
         """
-        group = self.defaults | param_group
+        group = self.defaults | (param_group if isinstance(param_group, dict) else {})  # torch says what else is wrong
         self._check(group)
         warned = any(self._never_adaptive(other) for other in self.param_groups)
         super().add_param_group(param_group)
-        devices = {p.device.type for p in self.param_groups[-1]["params"]} if group["fused"] else set()
-        reasons = list(filter(None, map(fused.unserved, devices)))
-        if reasons:
+        group = self.param_groups[-1]
+        try:
+            self._check_parameters(group)
+        except ValueError:
             self.param_groups.pop()
-            raise ValueError(f"fused=True: {reasons[0]}; use fused=None or foreach=True")
+            raise
         if self._never_adaptive(group) and not warned:
-            beta2 = group["betas"][1]
-            warnings.warn(
-                f"betas[1] = {beta2}: rectified steps never become adaptive, since N_inf = 2/(1 - beta2) - 1 = "
-                f"{rule.sma_limit(beta2):.3g} is below {self._adaptive_from(group):g}. Use a larger beta2 or "
-                "rectify=False.",
-                stacklevel=2,
+            text = never_adaptive_text(
+                float(group["betas"][1]), self._adaptive_from(group), name="betas[1]", instead="rectify=False"
             )
+            warnings.warn(text, stacklevel=2)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Updates every parameter that has a gradient.
 
         Args:
@@ -102,65 +106,93 @@ class Base(Optimizer):
         if found_inf is not None and not self._skips_on_device() and float(found_inf):
             return loss
         if any(group["params"] and group["params"][0].is_cuda for group in self.param_groups):
-            self._cuda_graph_capture_health_check()
-        plan = None if torch.compiler.is_compiling() else self._planned()
-        for i, group in enumerate(self.param_groups):
-            with torch.set_grad_enabled(group["differentiable"]):
-                self._step_group(group, plan.parts[i] if plan else None)
+            internals.check_graph_capture(self)
+        if torch.compiler.is_compiling():
+            for group in self.param_groups:
+                self._step_group(group)
+        elif any(map(wanted, self.param_groups)):
+            self._step_planned()
+        else:
+            for group in self.param_groups:
+                self._step_group(group)
         return loss
 
     def _skips_on_device(self) -> bool:
         """Whether kernels decide about `found_inf`, so that the host need not wait for it."""
-        return not torch.compiler.is_compiling() and all(
-            group["capturable"] and fused.wanted(group) and group["params"][0].device.type != "cpu"
+        compiling = torch.compiler.is_compiling()
+        return all(
+            wanted(group) and (compiling or (group["capturable"] and group["params"][0].device.type != "cpu"))
             for group in self.param_groups
+            if group["params"]
         )
 
-    def _planned(self) -> fused.Plan | None:
-        """The plan of the next step: the last one where it still holds; None where no kernel can serve."""
-        if not any(map(fused.wanted, self.param_groups)):
-            return None
-        plan: fused.Plan | None = self.__dict__.get("_plan")
-        if plan and plan.holds(self):
-            return plan
-        with torch.no_grad():
-            plan = self._plan = fused.Plan(self, self._init_group, self._options)
-        return plan if plan.holds(self) else None
+    def _step_planned(self) -> None:
+        """The step of groups of which at least one wants a kernel: by the last plan, or by a new one."""
+        groups = self.param_groups
+        lists, choices = [group["params"] for group in groups], [[*map(group.get, CHOOSING)] for group in groups]
+        plan: Plan | None = self.__dict__.get("_plan")
+        held = plan.hold(choices, lists, self.state) if plan else None
+        if not held:
+            with torch.no_grad():
+                shares = [self._share(group) if wanted(group) else None for group in groups]
+                gradients = [p.grad for params in lists for p in params]
+                plan = self._plan = Plan(shares, choices, lists, self.state, gradients)
+            held = plan.hold(choices, lists, self.state)
+        parts = list(plan.parts) if plan and held else [None] * len(groups)
+        try:
+            for group, part in zip(groups, parts, strict=True):
+                if part:
+                    part.step(self._recipe(group), group["params"])
+                    if part.rest:
+                        self._step_group(group | {"params": [group["params"][i] for i in part.rest]})
+                else:
+                    self._step_group(group)
+        finally:
+            if held:
+                held.release()
 
-    def _step_group(self, group: Group, part: fused.Part | None) -> None:
-        traced = group["capturable"] or torch.compiler.is_compiling()
-        grad_scale, lr = getattr(self, "grad_scale", None), group["lr"]
-        if not traced and not group["differentiable"]:
-            grad_scale = None if grad_scale is None else float(grad_scale)
-            lr = float(lr)
-        elif torch.compiler.is_compiling() and not isinstance(lr, Tensor):
-            lr = torch.zeros((), dtype=torch.float64) + lr  # so that the graph serves every lr
-        coefficients, options = partial(self._coefficients, group, lr), self._options(group, grad_scale=grad_scale)
-        if part:
-            part.step(coefficients, options)
-            if not part.rest:
+    def _step_group(self, group: Group) -> None:
+        """The step of a group without a plan: in a compiled graph, with foreach, or one tensor after another."""
+        compiling, recorded = torch.compiler.is_compiling(), group["differentiable"]
+        with torch.set_grad_enabled(recorded):
+            tensors, options, recipe = self._tensors(group), self._options(group), self._recipe(group)
+            if compiling and wanted(group):
+                compiled_update(tensors, recipe, options)
                 return
-            group = group | {"params": part.rest}
-        if options.found_inf is not None and not torch.compiler.is_compiling() and float(options.found_inf):
-            return
-        tensors = Tensors.empty()
-        self._init_group(group, *tensors)
-        if torch.compiler.is_compiling() and fused.wanted(group):
-            compiled.update(tensors, coefficients, options)
-            return
-        foreach = group["foreach"] is not False and not group["differentiable"]
-        update(tensors, coefficients, options, foreach=foreach, traced=traced)
+            whole = tensors.params
+            if not (compiling or recorded):
+                tensors = local(tensors, options)
+            update(tensors, recipe, options, foreach=group["foreach"], recorded=recorded, traced=_traced(group))
+            if tensors.params is not whole:  # autograd has to notice it on the whole as well
+                internals.increment_version(whole)
 
-    def _init_group(self, group: Group, params: list[Tensor], grads: list[Tensor], *state_lists: list[Tensor]) -> None:
+    def _share(self, group: Group) -> Share | None:
+        """What there is in a group for kernels."""
+        tensors = self._tensors(group)
+        stepped = set(map(id, tensors.params))
+        positions = [i for i, p in enumerate(group["params"]) if id(p) in stepped]
+        return Share(tensors, self._options(group), positions) if positions else None
+
+    def _tensors(self, group: Group) -> Tensors:
+        """The tensors of a group's parameters that have a gradient, their state begun where it is missing."""
+        tensors = Tensors.empty()
+        self._init_group(group, tensors.params, tensors.grads, tensors.steps, *tensors.columns.values())
+        return tensors
+
+    def _init_group(
+        self, group: Group, params: list[Tensor], grads: list[Tensor], steps: list[Tensor], *columns: list[Tensor]
+    ) -> None:
         # torch.compile runs a method of this name, with empty lists as arguments, instead of tracing it.
         for p in group["params"]:
-            if p.grad is None:
+            g = p.grad  # once: another thread may drop it
+            if g is None:
                 continue
-            if p.grad.is_sparse:
+            if g.is_sparse:
                 raise RuntimeError(
                     f"{type(self).__name__} does not support sparse gradients (a parameter of shape "
                     f"{tuple(p.shape)} has one): use torch.optim.SparseAdam for it, or Embedding(sparse=False)"
                 )
+            refuse_conjugate(p)
             entry = state.begin(
                 self.state[p],
                 p,
@@ -169,59 +201,68 @@ class Base(Optimizer):
                 capturable=group["capturable"],
             )
             if group["differentiable"]:
-                entry.update({name: x.clone() for name, x in entry.items() if name != "step"})
+                entry.update({name: x.clone() for name, x in entry.items() if name != state.STEP})
             params.append(p)
-            grads.append(p.grad)
-            for name, tensors in zip(Tensors._fields[2:], state_lists, strict=True):
-                key = name.removesuffix("s")
-                if key in entry and (key != "max_exp_avg_var" or group["amsgrad"]):
-                    tensors.append(entry[key])
+            grads.append(g)
+            steps.append(entry[state.STEP])
+            for (column, name), xs in zip(state.COLUMNS.items(), columns, strict=True):
+                if name in entry and (column != "s_max" or group["amsgrad"]):
+                    xs.append(entry[name])
 
-    def _coefficients(self, group: Group, lr: Any, t: Any, **more: Any) -> rule.Coefficients:
-        names = (
-            "betas",
-            "eps",
-            "weight_decay",
-            "weight_decouple",
-            "fixed_decay",
-            "rectify",
-            "degenerated_to_sgd",
-        )
-        return rule.coefficients(t, lr=lr, **{name: group[name] for name in names}, **more)
+    def _recipe(self, group: Group) -> Recipe:
+        """What the scalars of a group's step follow from, in the form that it needs: numbers, or tensors if traced."""
+        compiling, traced = torch.compiler.is_compiling(), _traced(group)
+        scale = getattr(self, "grad_scale", None)
+        gain = -1.0 if group["maximize"] else 1.0
+        if scale is not None:
+            gain = gain / (scale if traced or group["differentiable"] else float(scale))
+        found_inf = getattr(self, "found_inf", None)
+        skip = found_inf if traced and isinstance(found_inf, Tensor) else 0.0
+        lr, betas = group["lr"], group["betas"]
+        if compiling:  # so that the graph serves every number
+            lr, betas = _tensor(lr), tuple(map(_tensor, betas))
+        elif traced or group["differentiable"]:
+            lr, betas = _scalar(lr), tuple(map(_scalar, betas))
+        else:
+            lr, betas = float(lr), tuple(map(float, betas))
+        return Recipe(partial(self._coefficients, group, lr, betas), gain, skip=skip)
 
-    def _options(self, group: Group, **more: Any) -> Options:
-        found_inf = getattr(self, "found_inf", None) if group["capturable"] else None
-        found_inf = found_inf if isinstance(found_inf, Tensor) else None
-        return Options(maximize=group["maximize"], found_inf=found_inf, capturable=group["capturable"], **more)
+    def _coefficients(self, group: Group, lr: Any, betas: Any, t: Any, **more: Any) -> rule.Coefficients:
+        return rule.coefficients(t, lr=lr, **({name: group[name] for name in RULE} | {"betas": betas}), **more)
+
+    def _options(self, group: Group) -> Options:
+        return Options(capturable=group["capturable"], fused=bool(group["fused"]))
 
     def _adaptive_from(self, group: Group) -> float:
         return rule.ADAPTIVE_FROM
 
     def _never_adaptive(self, group: Group) -> bool:
-        return bool(group["rectify"]) and rule.sma_limit(group["betas"][1]) < self._adaptive_from(group)
+        return bool(group["rectify"]) and never_adaptive(float(group["betas"][1]), self._adaptive_from(group))
 
     def _check(self, group: Group) -> None:
         """Raises ValueError for the first option that is out of its range."""
-        lr, betas = group["lr"], group["betas"]
-        if isinstance(lr, Tensor):
-            if lr.numel() != 1:
-                raise ValueError(
-                    f"lr must be a number or a tensor of one element, got a tensor of shape {tuple(lr.shape)}"
-                )
-            lr = lr.item()
-        check("lr", lr, "a finite number, at least 0", lambda x: 0 <= x < math.inf)
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise ValueError(f"betas must be a pair of numbers in [0, 1), got {betas!r}")
-        for i, beta in enumerate(betas):
-            check(f"betas[{i}]", beta, "a number in [0, 1)", lambda x: 0 <= x < 1)
+        lr = group["lr"]
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError(f"lr must be a number or a tensor of one element, got a tensor of shape {tuple(lr.shape)}")
+        check("lr", lr.item() if isinstance(lr, Tensor) else lr, *RATE)
+        pair("betas", group["betas"], *BETA, passes=_is_beta)
         for name in ("eps", "weight_decay"):
-            check(name, group[name], "a finite number, at least 0", lambda x: 0 <= x < math.inf)
+            check(name, group[name], *RATE)
         if group["fused"]:
             others = [name for name in ("foreach", "differentiable") if group[name]]
             if others:
                 raise ValueError(f"fused=True and {others[0]}=True exclude each other; leave one of them out")
         if group["foreach"] and group["differentiable"]:
             raise ValueError("foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True")
+
+    def _check_parameters(self, group: Group) -> None:
+        """Raises ValueError for parameters that a group cannot have."""
+        for p in group["params"]:
+            refuse_conjugate(p)
+        devices = {p.device.type for p in group["params"]} if group["fused"] else set()
+        reason = next(filter(None, map(launch.unserved, devices)), None)
+        if reason:
+            raise ValueError(f"fused=True: {reason}; use fused=None or foreach=True")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class, of adabelief-pytorch 0.0.5 to 0.2.1, timm or ranger-adabelief.
@@ -246,12 +287,47 @@ class Base(Optimizer):
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {name}: {value}" for name, value in sorted(group.items()) if name != "params"]
-            floor = rule.denominator_floor(group["eps"], group["betas"][1])
+            floor = rule.denominator_floor(group["eps"], float(group["betas"][1]))
             lines.append(f"    denominator floor: {floor:.2g} = sqrt(eps / (1 - beta2)) + eps")
         return "\n".join([*lines, ")"])
 
 
-def check(name: str, value: Any, range_: str, holds: Callable[[Any], bool]) -> None:
-    """Raises ValueError, naming argument, value and range, unless the value is a number for which `holds` is true."""
-    if not isinstance(value, Real) or not holds(value):
-        raise ValueError(f"{name} must be {range_}, got {value!r}")
+def wanted(group: Group) -> bool:
+    """Whether a group's step is to go through a kernel, as far as there is one for its tensors."""
+    if group["fused"] is not None:
+        return bool(group["fused"])
+    if group["foreach"] is not None or group["differentiable"] or not group["params"]:
+        return False
+    device = group["params"][0].device.type
+    return device in launch.BY_DEFAULT and launch.unserved(device) is None
+
+
+def refuse_conjugate(p: Tensor) -> None:
+    """Raises for a lazily conjugated parameter, whose memory does not hold its values."""
+    if p.is_conj():
+        raise ValueError(
+            f"params: one of shape {tuple(p.shape)} is a lazy conjugate, which cannot be stepped in place; "
+            "make it of x.resolve_conj()"
+        )
+
+
+def _traced(group: Group) -> bool:
+    """Whether what follows from the step number is computed by torch, as tensors."""
+    learned = group["differentiable"] and any(isinstance(beta, Tensor) for beta in group["betas"])
+    return bool(group["capturable"] or torch.compiler.is_compiling() or learned)
+
+
+def _is_beta(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and 0 <= value.item() < 1
+
+
+def _tensor(x: Any) -> Tensor:
+    """A number as a tensor that a compiled graph takes for any number."""
+    return _scalar(x) if isinstance(x, Tensor) else torch.zeros((), dtype=torch.float64) + x  # type: ignore[no-any-return]
+
+
+def _scalar(x: Any) -> Any:
+    """A tensor of one element without dimensions, in double precision where its device has that; a number as it is."""
+    if not isinstance(x, Tensor):
+        return float(x)
+    return x.reshape(()) if x.device.type == "mps" else x.reshape(()).double()

@@ -37,28 +37,31 @@ class AdaBelief(Base):
     Args:
         params: Parameters, named parameters, or dicts of parameter groups; every option below may differ per group.
         lr: Learning rate; a tensor of one element too (with it, torch.compile never recompiles when it changes).
-        betas: Decay rates of the mean of g and of the mean of (g − m)², each in [0, 1).
+        betas: Decay rates of the mean of g and of the mean of (g − m)², each in [0, 1): any pair of numbers, or of
+            tensors of one element.
         eps: Added to s at every step and to its root; see above.
         weight_decay: Decay rate.
         amsgrad: Divide by the root of the largest s so far.
         weight_decouple: Decay p itself, by the factor 1 − lr · weight_decay, instead of adding the decay to g.
-        fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
+        fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay, whatever lr is; at lr = 0 nothing moves.
         rectify: Take rectified steps as RAdam does; with `amsgrad` they use the largest s as well.
         degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at beta2 = 0.999) instead of waiting.
         foreach: Update lists of tensors at a time (True), or one tensor after another (False); by default, lists where
-            no kernel serves. The lists are bucketed: the one temporary copy is of a bucket, not of the model.
+            no kernel serves, but for tensors of other packages' types. The lists are bucketed: the one temporary copy
+            is of a bucket, not of the model; of one tensor where it goes one by one.
         maximize: Climb.
         capturable: Keep step counts on the parameters' device, for CUDA graphs, and to let the device decide where a
             GradScaler skips a step.
         differentiable: Let autograd record the step; the state is replaced instead of changed in place.
         fused: Step through a kernel (True), which takes the whole list at once, or without (False). By default CPU
-            tensors go through the one in C where it was compiled, and CUDA and ROCm tensors through the one in Triton
-            where it is installed, unless `foreach` or `differentiable` is chosen; what they do not take (a gradient
-            whose layout is not that of its parameter) goes through foreach. With True the GradScaler leaves unscaling
-            to the step, as with torch's own.
+            tensors go through the one in C where it was compiled, unless `foreach` or `differentiable` is chosen, and
+            CUDA and ROCm tensors through foreach: the kernel for them, in Triton, has not been run on a GPU yet and is
+            for those who ask with True. What a kernel does not take (a gradient whose layout is not that of its
+            parameter) goes through foreach. With True the GradScaler leaves unscaling to the step, as with torch's own.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.
+        ValueError: For a parameter that is a lazy conjugate, from the constructor, `add_param_group` and `step`.
         RuntimeError: From `step`, for sparse gradients.
 
     Source: Zhuang et al., NeurIPS 2020, https://arxiv.org/abs/2010.07468.

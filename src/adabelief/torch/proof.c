@@ -25,19 +25,20 @@
 typedef struct Object Object;
 typedef void *Tensor; /* what torch's C interface takes: the address of a pointer to the tensor itself */
 
-enum { NAMES = 5, STEP = 5 }; /* of a parameter's state; the parameter itself is before them, the step number last */
+enum { MOST = 8 }; /* tensors of a parameter's state at most: its columns, and the step number */
 
 typedef struct {
     /* Python: PyDict_Next, PyDict_Size, PyDict_GetItemWithError, PyList_Size, PyList_GetItem, PyObject_GetAttr,
-     * PyObject_Type, PyObject_CallFunctionObjArgs, Py_DecRef, PyErr_Clear */
+     * PyObject_CallFunctionObjArgs, PyObject_RichCompareBool, Py_IncRef, Py_DecRef, PyErr_Clear */
     int (*dict_next)(Object *, ptrdiff_t *, Object **, Object **);
     ptrdiff_t (*dict_size)(Object *);
     Object *(*dict_get)(Object *, Object *);
     ptrdiff_t (*list_size)(Object *);
     Object *(*list_get)(Object *, ptrdiff_t);
     Object *(*attribute)(Object *, Object *);
-    Object *(*type)(Object *);
     Object *(*call)(Object *, ...);
+    int (*compare)(Object *, Object *, int);
+    void (*keep)(Object *);
     void (*release)(Object *);
     void (*clear_error)(void);
     /* torch: aoti_torch_get_... */
@@ -52,8 +53,10 @@ typedef struct {
     int (*storage_size)(Tensor, int64_t *);
     int (*layout)(Tensor, int32_t *); /* 0 where this torch has none */
     int64_t words;                    /* of a tensor's object that precede its pointer to the tensor itself */
-    /* objects */
-    Object *none, *yes, *tensor_type, *parameter_type, *grad, *is_neg, *is_conj, *names[NAMES];
+    int64_t type_words;               /* and that precede the pointer to its type */
+    int64_t names;                    /* of a parameter's state, the step number last */
+    /* objects; dtensor_type is None until there are distributed tensors */
+    Object *none, *yes, *tensor_type, *parameter_type, *dtensor_type, *grad, *local, *spec, *is_neg, *is_conj, *name[MOST];
 } Api;
 
 /* Where a tensor's elements are. */
@@ -66,18 +69,25 @@ typedef struct {
     int64_t dim, *sizes, *strides;
 } Shape;
 
-/* One parameter of the plan: itself and its state, 0 where it has no such tensor, and where they were. */
+/* One parameter of the plan: itself and its state, 0 where it has no such tensor, and where they were. Of distributed
+ * tensors (is_local) it is their parts in this process that count. */
 typedef struct {
-    Object *entry, *objects[1 + NAMES];
-    Place places[1 + NAMES];
+    Object *entry, *objects[1 + MOST];
+    Place places[1 + MOST];
     Shape shape;
-    int64_t elements, g_address, is_complex;
+    int64_t elements, g_address, is_complex, is_local;
 } Row;
+
+/* How many tensors are held for each row while a kernel runs: the parameter, its state and, last, its gradient. */
+static int64_t held_of(const Api *api) { return 2 + api->names; }
+
+enum { AHEAD = 8 }; /* rows, of what is asked for before it is needed */
 
 typedef struct {
     int64_t params, keys, rows, without;          /* how many */
     Object **param, **key, **entry, **without_grad; /* all parameters; the state's keys and entries; those without gradient */
     int64_t lists, *begins;                       /* parameters of group i: from begins[i] to begins[i + 1] */
+    int64_t *at;                                  /* where each row's gradient is in a list of gradients */
     Row *row;
 } Plan;
 
@@ -115,65 +125,100 @@ static int same_kind(const Place *now, const Place *then) {
 
 /* Whether a lazily negated or conjugated tensor's memory is not what it says. What negates lazily is the imaginary part of
  * a conjugate, whose strides are those of no dense tensor of more than one element. */
-static int altered(const Api *api, Object *tensor, int is_complex, int64_t elements) {
-    if (!is_complex && elements > 1) return 0;
-    Object *neg = api->call(api->is_neg, tensor, NULL), *conj = is_complex ? api->call(api->is_conj, tensor, NULL) : NULL;
+static int altered(const Api *api, Object *tensor, const Row *row) {
+    if (!row->is_complex && row->elements > 1) return 0; /* it costs a call of Python */
+    Object *neg = api->call(api->is_neg, tensor, NULL);
+    Object *conj = row->is_complex ? api->call(api->is_conj, tensor, NULL) : NULL;
     int result = neg == api->yes || conj == api->yes || !neg;
     if (neg) api->release(neg);
     if (conj) api->release(conj);
     return result;
 }
 
-static int plain(const Api *api, Object *object) {
-    Object *type = api->type(object);
-    api->release(type);
-    return type == api->tensor_type || type == api->parameter_type;
+static int of_type(const Api *api, const Object *object, const Object *one, const Object *other) {
+    const Object *type = ((const Object *const *)object)[api->type_words];
+    return type == one || type == other;
 }
 
-/* A parameter and its state are where they were. */
-static int unmoved(const Api *api, const Row *row) {
+/* The plain tensor that has the memory, for whoever releases it: of a distributed tensor its part in this process. 0 where
+ * there is none (a subclass; a part that is still on its way from another process). */
+static Object *inner(const Api *api, Object *object, int64_t is_local) {
+    Object *part = object;
+    if (!is_local)
+        api->keep(object);
+    else if (!of_type(api, object, api->dtensor_type, NULL) || !(part = api->attribute(object, api->local)))
+        return NULL;
+    if (of_type(api, part, api->tensor_type, api->parameter_type)) return part;
+    api->release(part);
+    return NULL;
+}
+
+/* A parameter's state has the tensors that it had, or others at their addresses: none that is touched later is dead. */
+static int present(const Api *api, const Row *row) {
+    for (int64_t i = 1; i <= api->names; i++)
+        if (row->objects[i] && api->dict_get(row->entry, api->name[i - 1]) != row->objects[i]) return 0;
+    return 1;
+}
+
+/* A parameter and its state are where they were; keeps them in `held`. */
+static int unmoved(const Api *api, const Row *row, Object **held) {
     Place now;
     Shape shape;
-    for (int i = 0; i <= NAMES; i++) {
+    for (int64_t i = 0; i <= api->names; i++) {
         const Place *then = &row->places[i];
+        int is_step = i == api->names;
         Object *object = row->objects[i];
         if (!object) continue;
-        if (i && api->dict_get(row->entry, api->names[i - 1]) != object) return 0;
-        if (!look(api, object, &now, &shape) || now.address != then->address || !same_kind(&now, then)) return 0;
-        if (i == STEP ? shape.dim != 0 : !same_shape(&shape, &row->shape)) return 0;
-        if (!stored(api, object, i == STEP ? 1 : row->elements, then->item)) return 0;
+        if (!(held[i] = inner(api, object, row->is_local && !is_step))) return 0;
+        if (!look(api, held[i], &now, &shape) || now.address != then->address || !same_kind(&now, then)) return 0;
+        if (is_step ? shape.dim != 0 : !same_shape(&shape, &row->shape)) return 0;
+        if (!stored(api, held[i], is_step ? 1 : row->elements, then->item)) return 0;
+        if (!is_step && altered(api, held[i], row)) return 0;
     }
     return 1;
 }
 
-/* A parameter's gradient fits it; notes where it is now. */
-static int follow(const Api *api, Row *row) {
-    Object *g = api->attribute(row->objects[0], api->grad);
-    if (!g) return 0;
+/* Two distributed tensors have the same mesh and placements. */
+static int same_spec(const Api *api, Object *one, Object *other) {
+    enum { EQUAL = 2 }; /* Py_EQ */
+    Object *a = api->attribute(one, api->spec), *b = api->attribute(other, api->spec);
+    int result = a && b && (a == b || api->compare(a, b, EQUAL) == 1);
+    if (a) api->release(a);
+    if (b) api->release(b);
+    return result;
+}
+
+/* A parameter's gradient fits it: notes where it is now, and keeps it in `held`. */
+static int follow(const Api *api, Row *row, Object *gradient, Object **held) {
+    const Place *then = &row->places[0];
     Place now;
     Shape shape;
-    int fits = g != api->none && plain(api, g) && look(api, g, &now, &shape) && same_kind(&now, &row->places[0]) &&
-               same_shape(&shape, &row->shape) && stored(api, g, row->elements, row->places[0].item) &&
-               !altered(api, g, (int)row->is_complex, row->elements);
-    if (fits) row->g_address = now.address;
-    api->release(g);
-    return fits;
+    if (gradient == api->none) return 0;
+    Object *part = held[1 + api->names] = inner(api, gradient, row->is_local);
+    if (!part) return 0;
+    if (row->is_local && !same_spec(api, gradient, row->objects[0])) return 0;
+    row->g_address = 0;
+    if (!look(api, part, &now, &shape) || !same_kind(&now, then) || !same_shape(&shape, &row->shape) ||
+        !stored(api, part, row->elements, then->item) || now.address % then->item || altered(api, part, row))
+        return 0;
+    row->g_address = now.address;
+    return 1;
 }
 
 /* The tensors of a list are scattered over memory: their objects are asked for some rows ahead, then what they point to. */
 static void fetch(const Api *api, const Plan *plan, int64_t i) {
-    enum { OBJECTS = 8, TENSORS = 4, TENSOR_BYTES = 256 };
-    for (int k = 0; k <= NAMES; k++) {
+    enum { OBJECTS = AHEAD, TENSORS = 4, TENSOR_BYTES = 256 };
+    for (int64_t k = 0; k <= api->names; k++) {
         if (i + OBJECTS < plan->rows) PREFETCH(plan->row[i + OBJECTS].objects[k]);
         Object *object = i + TENSORS < plan->rows ? plan->row[i + TENSORS].objects[k] : NULL;
         if (!object) continue;
         const char *tensor = *(const char **)tensor_of(api, object);
         for (int byte = 0; byte < TENSOR_BYTES; byte += 64) PREFETCH(tensor + byte);
     }
-    if (i + OBJECTS < plan->rows) PREFETCH(plan->row[i + OBJECTS].entry);
 }
 
-static int holds(const Api *api, const Plan *plan, Object *lists, Object *state) {
+/* `gradients` is a list of them, or 0 where each is an attribute of its parameter. */
+static int holds(const Api *api, const Plan *plan, Object *lists, Object *state, Object *gradients, Object **held) {
     if (api->list_size(lists) != plan->lists) return 0;
     for (int64_t i = 0; i < plan->lists; i++) {
         Object *list = api->list_get(lists, i);
@@ -181,6 +226,7 @@ static int holds(const Api *api, const Plan *plan, Object *lists, Object *state)
         for (int64_t j = plan->begins[i]; j < plan->begins[i + 1]; j++)
             if (api->list_get(list, j - plan->begins[i]) != plan->param[j]) return 0;
     }
+    /* Entries are dicts, of which none is kept alive here: that one is in the state now says that it is alive. */
     if (api->dict_size(state) != plan->keys) return 0;
     Object *key, *entry;
     ptrdiff_t position = 0;
@@ -192,40 +238,80 @@ static int holds(const Api *api, const Plan *plan, Object *lists, Object *state)
         api->release(g);
         if (g != api->none) return 0;
     }
+    if (gradients && api->list_size(gradients) != plan->params) return 0;
+    /* All are kept before the first gradient is looked at: to compare those of distributed tensors runs Python, and with it
+     * other threads. */
+    for (int64_t i = 0; i < plan->rows; i++) {
+        if (i + AHEAD < plan->rows) PREFETCH(plan->row[i + AHEAD].entry);
+        if (!present(api, &plan->row[i])) return 0;
+    }
     for (int64_t i = 0; i < plan->rows; i++) {
         fetch(api, plan, i);
-        if (!unmoved(api, &plan->row[i]) || !follow(api, &plan->row[i])) return 0;
+        if (!unmoved(api, &plan->row[i], held + i * held_of(api))) return 0;
+    }
+    for (int64_t i = 0; i < plan->rows; i++) {
+        Row *row = &plan->row[i];
+        Object *g = gradients ? api->list_get(gradients, plan->at[i]) : api->attribute(row->objects[0], api->grad);
+        if (!g) return 0;
+        int fits = follow(api, row, g, held + i * held_of(api));
+        if (!gradients) api->release(g);
+        if (!fits) return 0;
     }
     return 1;
 }
 
-/* Whether the plan holds; writes the gradients' addresses, and into `moved` whether any is not what it was. */
-EXPORT int adabelief_holds(const Api *api, const Plan *plan, Object *lists, Object *state, int64_t *gradients, int *moved) {
-    int result = holds(api, plan, lists, state);
+/* Lets go of what was held. */
+EXPORT void adabelief_release(const Api *api, Object **held, int64_t rows) {
+    for (int64_t i = 0; i < rows * held_of(api); i++)
+        if (held[i]) api->release(held[i]);
+}
+
+/* Whether the plan holds; writes the gradients' addresses, and into `moved` whether any is not what it was. While it holds,
+ * everything that a kernel is to touch is kept alive in `held`, which has to be full of zeros, until it is released: another
+ * thread may drop a gradient while this one waits for the kernel. */
+EXPORT int adabelief_holds(const Api *api, const Plan *plan, Object *lists, Object *state, Object *gradients,
+                           int64_t *addresses, int *moved, Object **held) {
+    int result = holds(api, plan, lists, state, gradients == api->none ? NULL : gradients, held);
     api->clear_error();
     *moved = 0;
     for (int64_t i = 0; result && i < plan->rows; i++) {
-        *moved |= gradients[i] != plan->row[i].g_address;
-        gradients[i] = plan->row[i].g_address;
+        *moved |= addresses[i] != plan->row[i].g_address;
+        addresses[i] = plan->row[i].g_address;
+    }
+    if (!result) {
+        adabelief_release(api, held, plan->rows);
+        memset(held, 0, (size_t)(plan->rows * held_of(api)) * sizeof *held);
     }
     return result;
 }
 
 EXPORT int64_t adabelief_row_bytes(void) { return sizeof(Row); }
 
+EXPORT int64_t adabelief_most(void) { return MOST; }
+
 /* Notes a parameter and its state's tensors (0 where there is none), and the dict that holds these. `items` are the bytes
  * of an element of each. Needs room for 2 dim numbers in `numbers`. Returns 0 where it cannot. */
 EXPORT _Bool adabelief_note(const Api *api, Row *row, Object *entry, Object *const *objects, const int32_t *items,
-                          int64_t elements, int is_complex, int64_t *numbers) {
+                          int64_t elements, int is_complex, int is_local, int64_t *numbers) {
     Shape shape;
-    row->entry = entry, row->elements = elements, row->is_complex = is_complex, row->g_address = 0;
-    for (int i = 0; i <= NAMES; i++) {
+    row->entry = entry, row->elements = elements, row->is_complex = is_complex, row->is_local = is_local;
+    row->g_address = 0;
+    for (int64_t i = 0; i <= api->names; i++) {
         row->objects[i] = objects[i];
-        if (objects[i] && !look(api, objects[i], &row->places[i], i ? &shape : &row->shape)) return 0;
+        if (!objects[i]) continue;
+        Object *tensor = inner(api, objects[i], is_local && i != api->names);
+        int found = tensor && look(api, tensor, &row->places[i], i ? &shape : &row->shape);
+        if (found && !i) { /* before the tensor may go */
+            size_t bytes = (size_t)row->shape.dim * sizeof(int64_t);
+            row->shape.sizes = memcpy(numbers, row->shape.sizes, bytes);
+            row->shape.strides = memcpy(numbers + row->shape.dim, row->shape.strides, bytes);
+        }
+        if (tensor) api->release(tensor);
+        if (!found) {
+            api->clear_error();
+            return 0;
+        }
         row->places[i].item = items[i];
     }
-    size_t bytes = (size_t)row->shape.dim * sizeof(int64_t);
-    row->shape.sizes = memcpy(numbers, row->shape.sizes, bytes);
-    row->shape.strides = memcpy(numbers + row->shape.dim, row->shape.strides, bytes);
     return 1;
 }

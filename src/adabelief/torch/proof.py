@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from adabelief.kernels.library import NOT_COMPILED, library
-
-NAMES = ("exp_avg", "exp_avg_var", "max_exp_avg_var", "slow_buffer", "step")
+from adabelief.torch import internals
+from adabelief.torch.state import NAMES
 
 _PYTHON = {
     "dict_next": "PyDict_Next",
@@ -24,8 +24,9 @@ _PYTHON = {
     "list_size": "PyList_Size",
     "list_get": "PyList_GetItem",
     "attribute": "PyObject_GetAttr",
-    "type": "PyObject_Type",
     "call": "PyObject_CallFunctionObjArgs",
+    "compare": "PyObject_RichCompareBool",
+    "keep": "Py_IncRef",
     "release": "Py_DecRef",
     "clear_error": "PyErr_Clear",
 }
@@ -38,7 +39,10 @@ _OBJECTS: dict[str, Any] = {
     "yes": True,
     "tensor_type": Tensor,
     "parameter_type": torch.nn.Parameter,
+    "dtensor_type": None,
     "grad": "grad",
+    "local": "_local_tensor",
+    "spec": "_spec",
     "is_neg": Tensor.is_neg,
     "is_conj": Tensor.is_conj,
     **{f"name_{name}": name for name in NAMES},
@@ -50,7 +54,7 @@ class _Api(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in (*_PYTHON, *_TORCH)),
-        ("words", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("words", "type_words", "names")),
         *((name, ctypes.c_void_p) for name in _OBJECTS),
     ]
 
@@ -60,70 +64,105 @@ class _Plan(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("params", "keys", "rows", "without")),
         *((name, ctypes.c_void_p) for name in ("param", "key", "entry", "without_grad")),
         ("lists", ctypes.c_int64),
-        ("begins", ctypes.c_void_p),
-        ("row", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("begins", "at", "row")),
     ]
 
 
-class Proof:
-    """What an optimizer's objects, addresses, types and shapes are now, to be compared with what they are later."""
+class Held:
+    """What a kernel is to touch, kept alive until it has returned, whatever other threads drop meanwhile."""
 
-    def __init__(self, lists: Sequence[list[Tensor]], state: dict[Any, Any], moving: Sequence[Tensor]) -> None:
+    def __init__(self, release: Callable[..., None], api: Any, rows: int) -> None:
+        self.objects = (ctypes.c_void_p * (rows * (2 + len(NAMES))))()
+        self._release = release, api, rows
+
+    def release(self) -> None:
+        """Lets go of it; to be called once."""
+        release, api, rows = self._release
+        release(api, self.objects, rows)
+
+
+class Proof:
+    """What an optimizer's objects, addresses, types and shapes are now, to be compared with what they are later.
+
+    It keeps none of them alive. An object that it finds in its place is alive; another one at the same address, whose
+    type, memory and shape are those of the old one, serves as well.
+    """
+
+    def __init__(
+        self,
+        lists: Sequence[list[Tensor]],
+        state: dict[Any, Any],
+        moving: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+    ) -> None:
         """Notes everything.
 
         Args:
             lists: The parameters of each group.
             state: The optimizer's state.
             moving: The parameters whose addresses are used, with all of their state; their gradients may move.
+            gradients: Of all parameters of the lists, in their order.
         """
-        library, self._api = _loaded()
+        compiled, self._api = _loaded()
         params = list(chain.from_iterable(lists))
-        entries = list(state.values())
-        without = [p for p in params if p.grad is None]
-        self._kept = params, list(state), entries, without, [list(state[p].values()) for p in moving]
+        without = [p for p, g in zip(params, gradients, strict=True) if g is None]
         begins = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-        self._arrays = [*map(_ids, (params, state, entries, without)), begins]
-        row_bytes = library.adabelief_row_bytes()
+        positions = {id(p): i for i, p in enumerate(params)}
+        at = np.array([positions[id(p)] for p in moving], dtype=np.int64)
+        self._arrays = [*map(_ids, (params, state, list(state.values()), without)), begins, at]
+        row_bytes = compiled.adabelief_row_bytes()
         self._rows = np.zeros(max(1, len(moving)) * row_bytes, dtype=np.uint8)
         shapes = np.zeros(max(1, sum(2 * p.ndim for p in moving)), dtype=np.int64)
         self.gradients = np.zeros(len(moving), dtype=np.int64)
         room, self._noted = shapes.ctypes.data, True
         for i, p in enumerate(moving):
-            entry = state[p]
+            entry, is_local = state[p], internals.is_distributed(p)
+            if is_local:
+                self._api.dtensor_type = id(type(p))
             tensors = [p, *map(entry.get, NAMES)]
-            self._noted &= library.adabelief_note(
+            self._noted &= compiled.adabelief_note(
                 ctypes.byref(self._api),
                 self._rows.ctypes.data + i * row_bytes,
                 id(entry),
                 (ctypes.c_void_p * len(tensors))(*(None if x is None else id(x) for x in tensors)),
                 (ctypes.c_int32 * len(tensors))(*(0 if x is None else x.element_size() for x in tensors)),
-                p.numel(),
+                (internals.part(p) if is_local else p).numel(),
                 p.is_complex(),
+                is_local,
                 room,
             )
             room += 2 * p.ndim * shapes.itemsize
         self._shapes = shapes
         self._plan = _Plan(
-            len(params),
-            len(entries),
-            len(moving),
-            len(without),
+            *(len(params), len(state), len(moving), len(without)),
             *(array.ctypes.data for array in self._arrays[:4]),
             len(lists),
-            begins.ctypes.data,
+            *(array.ctypes.data for array in self._arrays[4:]),
             self._rows.ctypes.data,
         )
         self._moved = ctypes.c_int()
         self._arguments = ctypes.byref(self._api), ctypes.byref(self._plan)
         self._results = ctypes.c_void_p(self.gradients.ctypes.data), ctypes.byref(self._moved)
-        self._holds = library.adabelief_holds
+        self._holds, self._release = compiled.adabelief_holds, compiled.adabelief_release
 
-    def holds(self, lists: Sequence[list[Tensor]], state: dict[Any, Any]) -> bool:
-        """Whether all is as it was, but for the addresses of gradients; those are then in `gradients`.
+    def holds(
+        self, lists: Sequence[list[Tensor]], state: dict[Any, Any], gradients: list[Tensor] | None = None
+    ) -> Held | None:
+        """Holds all that is to be touched, if it is as it was, but for the addresses of gradients; else None.
 
-        It never is where a tensor has no memory of its own, or less than its elements need.
+        Those are then in `gradients`. It is never so where a tensor has no memory of its own, or less than its elements
+        need.
+
+        Args:
+            lists: The parameters of each group.
+            state: The optimizer's state.
+            gradients: Of all parameters, in their order; None where each is its parameter's attribute.
         """
-        return bool(self._noted and self._holds(*self._arguments, lists, state, *self._results))
+        if not self._noted:
+            return None
+        held = Held(self._release, self._arguments[0], self._plan.rows)
+        found = self._holds(*self._arguments, lists, state, gradients, *self._results, held.objects)
+        return held if found else None
 
     @property
     def moved(self) -> bool:
@@ -131,10 +170,10 @@ class Proof:
         return bool(self._moved.value)
 
 
-def unavailable() -> str:
-    """Why there is no such proof here; empty where there is one."""
+def unavailable() -> str | None:
+    """Why there is no such proof here; None where there is one."""
     loaded = _load()
-    return loaded if isinstance(loaded, str) else ""
+    return loaded if isinstance(loaded, str) else None
 
 
 def _ids(objects: Any) -> Any:
@@ -151,23 +190,29 @@ def _loaded() -> tuple[ctypes.PyDLL, _Api]:
 @functools.cache
 def _load() -> tuple[ctypes.PyDLL, _Api] | str:
     """The loaded library with what it needs of Python and torch, or why there is none."""
+    if not internals.has_lock():
+        return "this Python has no global lock, so that other threads may change what is being compared"
     built = library(__file__, "_proof")
     if built is None:
         return NOT_COMPILED
-    words = _words_before_tensor()
-    if words is None:
+    words, type_words = _words_before(lambda x: x._cdata), _words_before(lambda x: id(type(x)))
+    if words is None or type_words is None:
         return f"torch {torch.__version__} keeps its tensors in an unknown way"
     try:
         loaded = ctypes.PyDLL(str(built))
         functions = _functions()
     except (OSError, AttributeError) as error:
         return f"{built.name} does not go with torch {torch.__version__} ({error})"
-    api = _Api(**functions, words=words, **{name: id(value) for name, value in _OBJECTS.items()})
-    pointer, int64 = ctypes.c_void_p, ctypes.c_int64
-    loaded.adabelief_holds.argtypes = [pointer, pointer, ctypes.py_object, ctypes.py_object, pointer, pointer]
-    loaded.adabelief_row_bytes.restype = int64
+    objects = {name: id(value) for name, value in _OBJECTS.items()}
+    api = _Api(**functions, words=words, type_words=type_words, names=len(NAMES), **objects)
+    pointer, int64, py_object = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
+    loaded.adabelief_holds.argtypes = [pointer, pointer, *[py_object] * 3, pointer, pointer, pointer]
+    loaded.adabelief_release.argtypes, loaded.adabelief_release.restype = [pointer, pointer, int64], None
+    loaded.adabelief_row_bytes.restype = loaded.adabelief_most.restype = int64
     loaded.adabelief_note.restype = ctypes.c_bool
-    loaded.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, pointer]
+    loaded.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, ctypes.c_int, pointer]
+    if loaded.adabelief_most() < len(NAMES):
+        return f"{built.name} was compiled from another version of this package: install it again"
     return loaded, api
 
 
@@ -193,12 +238,12 @@ def _address(function: Any) -> int | None:
     return ctypes.cast(function, ctypes.c_void_p).value
 
 
-def _words_before_tensor() -> int | None:
-    """Words of a tensor's object before the pointer to the tensor itself: fixed in every build of torch."""
+def _words_before(pointer: Callable[[Tensor], int]) -> int | None:
+    """Words of a tensor's object before a pointer that it has: fixed in every build of Python and torch."""
     examples = [torch.zeros(3), torch.nn.Parameter(torch.zeros(())), torch.zeros(2, 2, dtype=torch.int8).t()]
     size = Tensor.__basicsize__ // 8
     found = [
-        {i for i in range(size) if ctypes.c_size_t.from_address(id(x) + 8 * i).value == x._cdata} for x in examples
+        {i for i in range(size) if ctypes.c_size_t.from_address(id(x) + 8 * i).value == pointer(x)} for x in examples
     ]
     common = set.intersection(*found)
     return common.pop() if len(common) == 1 else None

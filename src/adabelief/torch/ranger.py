@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from adabelief import rule
-from adabelief.torch.base import Base, check
-from adabelief.torch.fused import Group
-from adabelief.torch.update import Options
+from adabelief.options import ADAPTIVE_FROM, ALPHA, K, check
+from adabelief.torch import internals
+from adabelief.torch.base import Base, Group
+from adabelief.torch.update import Options, Recipe
 
 
 class RangerAdaBelief(Base):
@@ -24,6 +27,10 @@ class RangerAdaBelief(Base):
     defects: here `step(closure)` evaluates the closure and returns its loss, decoupled decay is 1 − lr · weight_decay
     in every step and never enters the momentum, `p.grad` stays as it is, every option is read from its group, and
     float64 parameters keep their precision. As there, eps enters s only from the first adaptive step on.
+
+    **Weights that others write.** Lookahead pulls the weights back to where they came from, as its definition says:
+    after a checkpoint was loaded into the model in mid-run, or weights were averaged, call `reset_lookahead`. Flat
+    parameters (FSDP1, ZeRO) have no rows to centralize; a warning says so once.
 
     Args:
         params: Parameters, named parameters, or dicts of parameter groups.
@@ -114,23 +121,53 @@ class RangerAdaBelief(Base):
             ),
         )
 
-    def _coefficients(self, group: Group, lr: Any, t: Any, **more: Any) -> rule.Coefficients:
-        adaptive_from = self._adaptive_from(group)
-        return super()._coefficients(group, lr, t, adaptive_from=adaptive_from, eps_before_adaptive=False, **more)
+    def reset_lookahead(self) -> None:
+        """Makes the slow weights the weights as they are now.
 
-    def _options(self, group: Group, **more: Any) -> Options:
+        For weights that someone else changed in mid-run (a checkpoint loaded into the model, an average taken over
+        processes): the next synchronization would pull them back towards the slow weights of before.
+        """
+        with torch.no_grad():
+            for p, entry in self.state.items():
+                if "slow_buffer" in entry:
+                    entry["slow_buffer"].copy_(p)
+
+    def _init_group(self, group: Group, params: list[Tensor], *lists: Any) -> None:
+        self._warn_of_flat_parameters()
+        super()._init_group(group, params, *lists)
+
+    def _warn_of_flat_parameters(self) -> None:
+        """Once, where parameters are one-dimensional pieces of matrices, so that no row of them can be centralized."""
+        if self.__dict__.get("_knows_shapes") or not internals.in_process_group():
+            return
+        self._knows_shapes = True
+        params = [p for group in self.param_groups if group["use_gc"] for p in group["params"]]
+        if params and (any(map(internals.is_flat, params)) or not any(p.ndim > 1 for p in params)):
+            warnings.warn(
+                "use_gc=True: no row is centralized, since the parameters are flat (FSDP1 and ZeRO make them so), and "
+                "the steps are not those of one process. Use FSDP2 (fully_shard), which keeps shapes, or use_gc=False.",
+                stacklevel=5,
+            )
+
+    def _recipe(self, group: Group) -> Recipe:
+        return super()._recipe(group)._replace(alpha=group["alpha"], k=int(group["k"]))
+
+    def _coefficients(self, group: Group, lr: Any, betas: Any, t: Any, **more: Any) -> rule.Coefficients:
+        more |= {"adaptive_from": self._adaptive_from(group), "eps_before_adaptive": False}
+        return super()._coefficients(group, lr, betas, t, **more)
+
+    def _options(self, group: Group) -> Options:
         gc_min_dim = (4 if group["gc_conv_only"] else 2) if group["use_gc"] else 0
-        ranger = dict(gc_min_dim=gc_min_dim, gc_loc=group["gc_loc"], k=group["k"], alpha=group["alpha"])
-        return super()._options(group, **ranger, **more)
+        return super()._options(group)._replace(gc_min_dim=gc_min_dim, gc_loc=group["gc_loc"])
 
     def _adaptive_from(self, group: Group) -> float:
         return float(group["N_sma_threshhold"])
 
     def _check(self, group: Group) -> None:
         super()._check(group)
-        check("k", group["k"], "a whole number, at least 1", lambda x: x >= 1 and x == int(x))
-        check("alpha", group["alpha"], "a number in [0, 1]", lambda x: 0 <= x <= 1)
-        check("N_sma_threshhold", group["N_sma_threshhold"], "a number, at least 4", lambda x: x >= 4)
+        check("k", group["k"], *K)
+        check("alpha", group["alpha"], *ALPHA)
+        check("N_sma_threshhold", group["N_sma_threshhold"], *ADAPTIVE_FROM)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -1,6 +1,6 @@
-"""One AdaBelief update of lists of tensors, as a plain loop or with foreach.
+"""One AdaBelief update of lists of tensors: with foreach, tensor by tensor, or recorded by autograd.
 
-Both are `rule.reference_step` in torch and are tested against it. They work in the type of the state (float32 for half
+All are `rule.reference_step` in torch and are tested against it. They work in the type of the state (float32 for half
 precision), round the parameter once, and read the gradient only.
 """
 
@@ -13,7 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from adabelief.kernels.layout import STATE
+from adabelief.options import centralized_dims
 from adabelief.rule import Coefficients, Floats
+from adabelief.torch import internals
+from adabelief.torch.operators import FOREACH, ONE_BY_ONE, Operators
 
 CPU_BUCKET_BYTES = 2**20
 """Bytes of one list that foreach takes at a time on a CPU, to stay in its cache."""
@@ -21,179 +25,219 @@ CPU_BUCKET_BYTES = 2**20
 BUCKET_BYTES = 2**26
 """The same elsewhere. The one temporary copy of foreach is as large as a bucket, or as a tensor that is larger."""
 
+PLAIN = {Tensor, torch.nn.Parameter}
+"""Types of tensors whose memory is what they say."""
+
 
 class Tensors(NamedTuple):
-    """The tensors of one group, index by index; the lists of what is not used stay empty."""
+    """The tensors of one group, index by index."""
 
     params: list[Tensor]
     grads: list[Tensor]
-    exp_avgs: list[Tensor]
-    exp_avg_vars: list[Tensor]
-    max_exp_avg_vars: list[Tensor]
-    slow_buffers: list[Tensor]
     steps: list[Tensor]
+    columns: dict[str, list[Tensor]]
+    """The state, by the names of `kernels.layout.STATE`; the lists of what is not used are empty."""
 
     @classmethod
     def empty(cls) -> Tensors:
-        """Seven empty lists."""
-        return cls([], [], [], [], [], [], [])
+        """Lists to be filled."""
+        return cls([], [], [], {name: [] for name in STATE})
+
+    def at(self, i: int) -> dict[str, Tensor]:
+        """The arrays of one parameter by the names of `kernels.layout.ARRAYS`."""
+        return {"p": self.params[i], "g": self.grads[i], **{name: xs[i] for name, xs in self.columns.items() if xs}}
 
     def pick(self, indices: list[int]) -> Tensors:
-        """The tensors at these indices, complex ones as pairs of reals."""
-        return Tensors(*([_real(tensors[i]) for i in indices] if tensors else [] for tensors in self))
+        """The tensors at these indices."""
+        return self._map(lambda xs: [xs[i] for i in indices])
+
+    def reals(self) -> Tensors:
+        """Complex tensors as pairs of reals, in the same memory (of a lazily conjugated gradient, in a copy)."""
+        return self._map(lambda xs: [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in xs])
+
+    def _map(self, f: Callable[[list[Tensor]], list[Tensor]]) -> Tensors:
+        columns = {name: f(xs) if xs else [] for name, xs in self.columns.items()}
+        return Tensors(f(self.params), f(self.grads), f(self.steps) if self.steps else [], columns)
+
+
+class Scalars(NamedTuple):
+    """The numbers of one step, that `kernels.layout.SCALARS` names: the coefficients and what stands around them."""
+
+    gain: Any
+    """The gradient is multiplied by it: −1 to climb, over the scale of a GradScaler."""
+    shrink: Any
+    l2: Any
+    mean_gain: Any
+    beta2: Any
+    belief_gain: Any
+    eps: Any
+    step_size: Any
+    root_scale: Any
+    offset: Any
+    alpha: Any
+    synchronize: Any
+    """Whether Lookahead is due."""
+    skip: Any
+    """Whether nothing at all is to happen, steps are not even counted."""
+
+
+class Recipe(NamedTuple):
+    """What the scalars of a group follow from, beside the step number."""
+
+    coefficients: Callable[..., Coefficients]
+    """`rule.coefficients` with the group's options, called as `coefficients(t, xp=...)`."""
+    gain: Any = 1.0
+    alpha: float = 0.5
+    k: int = 0
+    """Lookahead in every k-th step; 0 for none."""
+    skip: Any = 0.0
+
+    def scalars(self, t: Any, xp: Any = Floats) -> Scalars:
+        """The scalars of step t, in any array namespace."""
+        synchronize = t % self.k == 0 if self.k else False
+        return Scalars(self.gain, *self.coefficients(t, xp=xp), self.alpha, synchronize, self.skip)
 
 
 class Options(NamedTuple):
-    """What an update needs beside tensors and scalars."""
+    """What kind of step a group takes, whatever its scalars are."""
 
-    maximize: bool = False
-    grad_scale: float | Tensor | None = None
-    found_inf: Tensor | None = None
-    """Skip the step where it is not 0: only what `capturable` kernels decide on the device."""
-    capturable: bool = False
     gc_min_dim: int = 0
     """Centralize tensors of at least this many dimensions; 0 for none."""
     gc_loc: bool = True
-    k: int = 0
-    """Lookahead in every k-th step; 0 for none."""
-    alpha: float = 0.5
+    """Centralize gradients, or else steps."""
+    capturable: bool = False
+    """Step numbers are on the parameters' device, and so is all that follows from them."""
+    fused: bool = False
+    """A kernel was asked for, on devices too whose kernel is not the default."""
 
 
 def update(
     tensors: Tensors,
-    coefficients: Callable[..., Coefficients],
+    recipe: Recipe,
     options: Options,
     *,
-    foreach: bool,
-    traced: bool,
+    foreach: bool | None = None,
+    recorded: bool = False,
+    traced: bool = False,
 ) -> None:
     """Counts one step for every parameter and applies it.
 
     Args:
         tensors: The group's tensors.
-        coefficients: `rule.coefficients` with the group's options: called as `coefficients(t, xp=...)`.
-        options: The rest of the group's options.
-        foreach: Use foreach, else the loop.
+        recipe: Of the group's scalars.
+        options: The kind of step.
+        foreach: Use foreach (True) or one tensor after another (False); by default foreach for the types of tensors
+            that are known to have it.
+        recorded: Let autograd record the step; the state is replaced by what it computes.
         traced: Keep the step numbers and all that follows from them on the device as tensors, as CUDA graphs and
             torch.compile need it.
     """
-    if not tensors.params:
+    if not tensors.params or (recipe.skip is not False and float(recipe.skip)):
         return
+    # A step number that is no plain tensor (a fake one, which estimates memory) has no value to be read.
+    traced = traced or any(type(step) is not Tensor for step in tensors.steps)
     torch._foreach_add_(tensors.steps, 1.0)
-    step_numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
-    dims = [centralized_dims(p, options.gc_min_dim) for p in tensors.params]
-
-    if not foreach:
-        for i, t in enumerate(step_numbers):
-            one = tensors.pick([i])
-            t = t.to(one.exp_avgs[0].dtype) if traced else t
-            c, sync = coefficients(t, xp=torch if traced else Floats), options.k and t % options.k == 0
-            _loop(one, c, options, dims[i], sync)
+    numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
+    dims = [centralized_dims(p.ndim, options.gc_min_dim) for p in tensors.params]
+    if recorded:
+        for i, t in enumerate(numbers):
+            one = tensors.pick([i]).reals()
+            t = t.to(one.columns["m"][0].dtype) if traced else t
+            record_step(one, recipe.scalars(t, torch if traced else Floats), options, dims[i])
         return
-
-    for indices in _buckets(tensors, step_numbers, traced):
-        bucket = tensors.pick(indices)
+    for operators, indices in _buckets(tensors, numbers, foreach, traced):
+        bucket = tensors.pick(indices).reals()
         if traced:
-            t = torch.stack(bucket.steps).to(bucket.exp_avgs[0].dtype)
-            c = Coefficients(*(_unbound(x) for x in coefficients(t, xp=torch)))
-            sync = _unbound(t % options.k == 0) if options.k else False
+            t = torch.stack(bucket.steps).to(bucket.columns["m"][0].dtype)
+            scalars = Scalars(*(_each(x, len(indices)) for x in recipe.scalars(t, torch)))
         else:
-            t = step_numbers[indices[0]]
-            c, sync = coefficients(t, xp=Floats), options.k and t % options.k == 0
-        foreach_step(bucket, c, options, [dims[i] for i in indices], sync)
+            scalars = recipe.scalars(numbers[indices[0]])
+        step(bucket, scalars, options, [dims[i] for i in indices], operators)
 
 
-def _loop(tensors: Tensors, c: Coefficients, options: Options, dims: tuple[int, ...], sync: Any) -> None:
-    """The plain update of one tensor; every scalar may be a tensor too, and autograd may record it."""
-    (p,), (g,), (m,), (s,), s_max, slow, _ = tensors
-    p_new, g = p.to(m.dtype, copy=True) * c.shrink, g.to(m.dtype)
-    if options.grad_scale is not None:
-        g = g / options.grad_scale
-    if options.maximize:
-        g = -g
-    g = g + c.l2 * p_new
+def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int, ...]) -> None:
+    """The update of one tensor for autograd to record: nothing that it has read is changed but by copying into it."""
+    arrays = tensors.at(0)
+    p, g, m, s = (arrays[name] for name in ("p", "g", "m", "s"))
+    p_new, g = p.to(m.dtype, copy=True) * c.shrink, g.to(m.dtype) * c.gain
+    if not _is(c.l2, 0.0):
+        g = g + c.l2 * p_new
     if dims and options.gc_loc:
         g = g - g.mean(dims, keepdim=True)
     d = g - m
     m.add_(d * c.mean_gain)
     s.mul_(c.beta2).add_(d * d * c.belief_gain).add_(c.eps)
-    if s_max:
-        s = s_max[0].copy_(torch.maximum(s_max[0].clone(), s))
+    if "s_max" in arrays:
+        s_max = arrays["s_max"]
+        s = s_max.copy_(torch.maximum(s_max.clone(), s))
     step = m / (s.sqrt() * c.root_scale + c.offset)
     if dims and not options.gc_loc:
         step = step - step.mean(dims, keepdim=True)
     p_new = p_new - c.step_size * step
-    if slow:
-        p_new = _synchronized(slow[0], p_new, sync, options.alpha)
-    p.copy_(p_new)
+    p.copy_(_synchronized(arrays["slow"], p_new, c.synchronize, c.alpha) if "slow" in arrays else p_new)
 
 
-def foreach_step(tensors: Tensors, c: Coefficients, options: Options, dims: list[tuple[int, ...]], sync: Any) -> None:
-    """The same for a bucket of tensors of the same types; the scalars are floats, or lists of one tensor a parameter.
+def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, ...]], o: Operators) -> None:
+    """The update in place, of tensors of the same types; the scalars are numbers, or lists of one tensor a parameter.
 
     `d` is the only temporary: first g − m, then (in the same memory) the denominator.
     """
-    params, grads, m, s, s_max, slow, _ = tensors
+    params, grads = tensors.params, tensors.grads
+    m, s, s_max, slow = (tensors.columns[name] for name in STATE)
     dtype = m[0].dtype
-    narrow = params[0].dtype != dtype
-    centralize = any(dims)
-    if narrow or grads[0].dtype != dtype or centralize or options.maximize or options.grad_scale is not None or c.l2:
+    narrow, centralize = params[0].dtype != dtype, any(dims)
+    scaled, decayed = not _is(c.gain, 1.0), not _is(c.l2, 0.0)
+    if narrow or scaled or decayed or centralize or grads[0].dtype != dtype:
         d = [g.to(dtype, copy=True) for g in grads]
-        if options.grad_scale is not None:
-            torch._foreach_div_(d, options.grad_scale)
-        if options.maximize:
-            torch._foreach_neg_(d)
-        if c.l2:
-            torch._foreach_add_(d, params, alpha=c.l2)
+        if scaled:
+            o.mul_(d, c.gain)
+        if decayed:
+            o.add_scaled_(d, params, c.l2)  # which is not 0 where shrink is 1
         if centralize and options.gc_loc:
             _centralize_(d, dims)
-        torch._foreach_sub_(d, m)
+        o.sub_(d, m)
     else:
-        d = list(torch._foreach_sub(grads, m))
-    torch._foreach_add_(m, d, alpha=c.mean_gain)
-    torch._foreach_mul_(s, c.beta2)
-    torch._foreach_addcmul_(s, d, d, value=c.belief_gain)
-    torch._foreach_add_(s, c.eps)
+        d = o.sub(grads, m)
+    o.add_scaled_(m, d, c.mean_gain)
+    o.mul_(s, c.beta2)
+    o.add_product_(s, d, d, c.belief_gain)
+    o.add_(s, c.eps)
     del d
     if s_max:
-        torch._foreach_maximum_(s_max, s)
-    d = list(torch._foreach_sqrt(s_max or s))
-    torch._foreach_mul_(d, c.root_scale)
-    torch._foreach_add_(d, c.offset)
+        o.maximum_(s_max, s)
+    d = o.sqrt(s_max or s)
+    o.mul_(d, c.root_scale)
+    o.add_(d, c.offset)
 
-    in_place = not (narrow or isinstance(c.step_size, list) or (centralize and not options.gc_loc))
+    in_place = isinstance(c.step_size, float) and not (narrow or (centralize and not options.gc_loc))
     if in_place:
-        if c.shrink != 1.0:
-            torch._foreach_mul_(params, c.shrink)
-        torch._foreach_addcdiv_(params, m, d, value=-c.step_size)
+        if not _is(c.shrink, 1.0):
+            o.mul_(params, c.shrink)
+        o.add_quotient_(params, m, d, -c.step_size)
         new = params
     else:
-        torch._foreach_reciprocal_(d)
-        torch._foreach_mul_(d, m)
+        o.reciprocal_(d)
+        o.mul_(d, m)
         if centralize and not options.gc_loc:
             _centralize_(d, dims)
-        torch._foreach_mul_(d, c.step_size)
-        torch._foreach_neg_(d)
-        if isinstance(c.shrink, Tensor):
-            for d_i, p in zip(d, params, strict=True):
-                d_i.addcmul_(p.to(dtype), c.shrink.to(dtype))
-        else:
-            torch._foreach_add_(d, params, alpha=c.shrink)
+        o.mul_(d, c.step_size)
+        o.neg_(d)
+        o.add_scaled_(d, params, c.shrink)
         new = d
     if slow:
-        syncs = sync if isinstance(sync, list) else [sync] * len(new)
-        new = [_synchronized(*each, options.alpha) for each in zip(slow, new, syncs, strict=True)]
+        due = c.synchronize if isinstance(c.synchronize, list) else [c.synchronize] * len(new)
+        new = [_synchronized(*each, c.alpha) for each in zip(slow, new, due, strict=True)]
     if slow or not in_place:
         for p, x in zip(params, new, strict=True):  # DTensor has no _foreach_copy_
             p.copy_(x)
 
 
-def _synchronized(slow: Tensor, p: Tensor, sync: Any, alpha: float) -> Tensor:
-    """Lookahead: where `sync` holds, slow ← slow + alpha · (p − slow) and p ← slow; returns p."""
-    if isinstance(sync, Tensor):
-        slow.copy_(torch.where(sync, slow.lerp(p, alpha), slow))
-        return torch.where(sync, slow, p)
-    return slow.lerp_(p, alpha) if sync else p
+def _synchronized(slow: Tensor, p: Tensor, due: Any, alpha: float) -> Tensor:
+    """Lookahead: where it is due, slow ← slow + alpha · (p − slow) and p ← slow; returns p."""
+    if isinstance(due, Tensor):
+        slow.copy_(torch.where(due, slow.lerp(p, alpha), slow))
+        return torch.where(due, slow, p)
+    return slow.lerp_(p, alpha) if due else p
 
 
 def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]]) -> None:
@@ -202,33 +246,38 @@ def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]]) -> None:
             x.sub_(x.mean(dim, keepdim=True))
 
 
-def centralized_dims(p: Tensor, min_dim: int) -> tuple[int, ...]:
-    """All dimensions but the first, where p has enough of them; a complex p's, not those of its pairs of reals."""
-    return tuple(range(1, p.ndim)) if min_dim and p.ndim >= min_dim else ()
-
-
-def _buckets(tensors: Tensors, step_numbers: list[Any], traced: bool) -> Iterator[list[int]]:
-    """Indices of parameters that can be updated by the same calls, no more of them than the temporary may hold."""
+def _buckets(
+    tensors: Tensors, numbers: list[Any], foreach: bool | None, traced: bool
+) -> Iterator[tuple[Operators, list[int]]]:
+    """Indices of parameters that the same calls can update, no more of them than the temporary may hold."""
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, (p, g) in enumerate(zip(tensors.params, tensors.grads, strict=True)):
-        alike[p.device, p.dtype, g.dtype, None if traced else step_numbers[i]].append(i)
-    for (device, *_), indices in alike.items():
+        distributed = internals.is_distributed(p)
+        known = distributed or type(p) in PLAIN
+        one_by_one = not known if foreach is None else not foreach
+        mesh = p.device_mesh if distributed else None  # type: ignore[attr-defined]
+        kind = p.device, p.dtype, g.dtype, mesh
+        alike[kind, one_by_one, i if one_by_one else None, None if traced else numbers[i]].append(i)
+    for ((device, *_), one_by_one, *_), indices in alike.items():
         room = limit = CPU_BUCKET_BYTES if device.type == "cpu" else BUCKET_BYTES
         bucket: list[int] = []
         for i in indices:
-            size = tensors.exp_avgs[i].numel() * tensors.exp_avgs[i].element_size()
+            size = tensors.columns["m"][i].numel() * tensors.columns["m"][i].element_size()
             if bucket and size > room:
-                yield bucket
+                yield FOREACH, bucket
                 bucket, room = [], limit
             bucket.append(i)
             room -= size
-        yield bucket
+        yield ONE_BY_ONE if one_by_one else FOREACH, bucket
 
 
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+def _each(x: Any, n: int) -> Any:
+    """A tensor as a list of n, a vector's elements or n times the same; a number as it is."""
+    if not isinstance(x, Tensor):
+        return x
+    return list(x.unbind()) if x.ndim else [x] * n
 
 
-def _unbound(x: Any) -> Any:
-    """A vector as the list of its elements; what is the same for every parameter stays as it is."""
-    return list(x.unbind()) if isinstance(x, Tensor) and x.ndim else x
+def _is(x: Any, number: float) -> bool:
+    """Whether a scalar is known to be a number; of a tensor it is not known."""
+    return isinstance(x, (int, float)) and x == number

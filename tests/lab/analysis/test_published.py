@@ -23,6 +23,15 @@ from adabelief.lab.optimizers import METHODS
 PAPER = ("AdaBelief", "SGD", "Adam", "AdamW", "RAdam", "AdaBound", "Yogi", "MSVAG", "Fromage")
 
 
+def test_all_rows_are_read():
+    assert len(PUBLISHED) == 357
+    assert len(SOURCES) == 25
+    spreads = {(row.task, row.source) for row in PUBLISHED if row.spread is not None}
+    assert spreads == {("sngan", "paper-fids"), *((task, "rescience") for task in ("wgan", "wgan-gp", "sngan"))}
+    (row,) = (row for row in published("sngan", "", "AdaBelief") if row.source == "paper-fids")
+    assert (row.value, row.spread) == (12.52, 0.16)
+
+
 def test_rows_are_unique():
     keys = Counter((row.task, row.model, row.optimizer, row.metric, row.source, row.note) for row in PUBLISHED)
     assert max(keys.values()) == 1

@@ -173,3 +173,77 @@ def test_where_the_learning_rate_drops(tmp_path):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("".join(json.dumps(step) + "\n" for step in steps))
     assert only(tmp_path).drops() == [], "a schedule that moves all the time has no drops"
+
+
+DAMAGE = [
+    ("config.json", "{", "config.json is damaged"),
+    ("config.json", "[1]", "no JSON object"),
+    ("config.json", "\xff", "config.json"),
+    ("config.json", '{"architectures": ["Bert"]}', "no configuration of a run: it has no 'task'"),
+    ("config.json", {"settings": [1]}, "no configuration of a run: its 'settings' is [1]"),
+    ("config.json", {"epochs": "many"}, "its 'epochs' is 'many'"),
+    ("config.json", {"seed": True}, "its 'seed' is True"),
+    ("config.json", {"model": "vgg99"}, "names 'vgg99', which this version of the lab does not have"),
+    ("config.json", {"optimizer": "Adamant"}, "names 'Adamant', which this version of the lab does not have"),
+    ("result.json", "{", "result.json is damaged"),
+    ("result.json", "[]", "result.json is damaged: it is no JSON object"),
+    ("result.json", "{}", "result.json is no result of a run: it has no 'epochs'"),
+    ("result.json", {"test": [1]}, "its 'test' is [1]"),
+    ("result.json", {"test": "high"}, "result.json"),
+    ("result.json", {"best_epoch": 9}, "it has no epoch 9, which is the best one"),
+    ("result.json", {"best_epoch": None}, "its 'best_epoch' is None"),
+    ("environment.json", {"packages": 3}, "its 'packages' is 3"),
+    ("environment.json", {"command": "adabelief"}, "its 'command' is no list of words"),
+    ("environment.json", "{}", "no environment of a run: it has no 'python'"),
+    ("metrics.jsonl", '{"epoch": 1, "train_loss": 1}\n', "damaged in line 1: it has no 'epoch_seconds'"),
+    ("metrics.jsonl", '{"step": 1}\n', "damaged in line 1: it has no 'epoch'"),
+    ("metrics.jsonl", "null\n", "damaged in line 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "told"), DAMAGE)
+def test_one_damaged_run_does_not_cost_the_others(tmp_path, name, content, told):
+    """A whole content, or values that take the place of good ones."""
+    synthetic.write(tmp_path, synthetic.config("SGD"))
+    folder = synthetic.write(tmp_path, synthetic.config())
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads((folder / name).read_text()), **content})
+    (folder / name).write_bytes(content.encode("latin-1"))
+    damaged = []
+    (run,) = load([tmp_path], damaged.append)
+    assert run.label == "SGD"
+    (message,) = damaged
+    assert told in message
+    assert str(folder / name) in message or "metrics.jsonl" in message
+    with pytest.raises(ValueError, match=name.replace(".", r"\.") if "epoch 9" not in told else "metrics"):
+        load([tmp_path])
+
+
+def test_where_no_run_can_be_read_it_is_an_error(tmp_path):
+    (synthetic.write(tmp_path, synthetic.config()) / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        load([tmp_path], lambda message: None)
+
+
+def test_a_plan_alone_has_not_started(tmp_path):
+    folder = synthetic.write(tmp_path, synthetic.config(), finished=False)
+    assert only(tmp_path).started
+    (folder / "metrics.jsonl").unlink()
+    assert not only(tmp_path).started
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "changes", "form"),
+    [
+        ("AdaBelief", {}, "default"),
+        ("Adam", {}, "fused"),
+        ("Adam", {"foreach": True}, "foreach"),
+        ("Adam", {"foreach": False}, "loop"),
+        ("RAdam", {}, "foreach"),
+        ("EAdam", {}, "foreach"),
+        ("Yogi", {}, "foreach"),
+    ],
+)
+def test_the_form_in_which_an_optimizer_steps(tmp_path, optimizer, changes, form):
+    synthetic.write(tmp_path, synthetic.config(optimizer, **changes))
+    assert only(tmp_path).form == form

@@ -6,19 +6,15 @@ import pytest
 from adabelief.lab import tasks
 from adabelief.lab.analysis.experiments import experiments
 from adabelief.lab.analysis.runs import load
-from adabelief.lab.analysis.statistics import (
-    compare,
-    comparisons,
-    contenders,
-    proportion_variance,
-    reference,
-    standard_error,
-    target,
-)
-from adabelief.lab.report.sentences import on_experiment
+from adabelief.lab.analysis.statistics import compare, judge, proportion_variance, standard_error
+from adabelief.lab.report import sentences
 from adabelief.lab.task import Metric
 from tests.lab import synthetic
 from tests.lab.synthetic import experiment
+
+
+def on_experiment(made):
+    return sentences.on_experiment(judge(made))
 
 
 def sides(made):
@@ -83,7 +79,7 @@ def test_lower_can_be_better(tmp_path, monkeypatch):
     text = " ".join(on_experiment(made))
     assert "the best mean is that of SGD" in text
     assert "better than it beyond the noise: SGD; worse beyond the noise: Adam" in text
-    assert target(made).level == 70.1
+    assert judge(made).target.level == 70.1
     assert standard_error(made.groups["SGD"]) == pytest.approx(0.05), "no accuracy: only the seeds count"
 
 
@@ -93,17 +89,17 @@ def test_diverged_runs_are_told_and_compared_with_nothing(tmp_path):
     text = " ".join(on_experiment(made))
     assert "Adam diverged (seed 2 in epoch 2)." in text
     assert "Diverged runs are in no mean, and their optimizers in no comparison." in text
-    assert list(comparisons(made)) == ["SGD"]
+    assert list(judge(made).comparisons) == ["SGD"]
     assert len(made.valid["Adam"]) == 2
 
 
 def test_who_is_compared_with(tmp_path):
     synthetic.write(tmp_path, synthetic.config("AdaBelief", lr=0.1))
     (made,) = experiments(load([tmp_path]))
-    assert reference(made) == "AdaBelief (lr=0.1)"
+    assert judge(made).reference == "AdaBelief (lr=0.1)"
     synthetic.write(tmp_path, synthetic.config("AdaBelief"))
     (made,) = experiments(load([tmp_path]))
-    assert reference(made) == "AdaBelief"
+    assert judge(made).reference == "AdaBelief"
 
 
 def searched(tmp_path, validations):
@@ -125,39 +121,42 @@ def test_a_search_compares_what_validation_picks_on_the_seeds_that_all_settings_
             "SGD": {0.1: [70.0]},
         },
     )
-    assert list(contenders(made)) == ["AdaBelief (lr=0.02)", "SGD (lr=0.1)", "Adam (lr=0.02)"]
-    assert reference(made) == "AdaBelief (lr=0.02)"
-    assert comparisons(made).keys() == {"Adam (lr=0.02)", "SGD (lr=0.1)"}
-    assert comparisons(made)["Adam (lr=0.02)"].difference == pytest.approx(97.25 - 85.0)
-    assert target(made).level == 80.0
+    assert list(judge(made).contenders) == ["AdaBelief (lr=0.02)", "SGD (lr=0.1)", "Adam (lr=0.02)"]
+    assert judge(made).reference == "AdaBelief (lr=0.02)"
+    assert judge(made).comparisons.keys() == {"Adam (lr=0.02)", "SGD (lr=0.1)"}
+    assert judge(made).comparisons["Adam (lr=0.02)"].difference == pytest.approx(97.25 - 85.0)
+    assert judge(made).target.level == 80.0
     first, second, *_ = on_experiment(made)
-    assert first.startswith("A search: 6 settings were tried, of which validation picks AdaBelief (lr=0.02),")
+    assert first == (
+        "A search: 2 to 3 learning rates each were tried for AdaBelief and Adam, picked by validation on seed 0 and "
+        "seed 1, which count again below; SGD had one setting. A wider search might pick others."
+    )
     assert second == "Mean test accuracy lies between 69.00 and 96.25 %; the best mean is that of Adam (lr=0.02)."
 
 
 def test_settings_of_adabelief_alone_are_compared_with_each_other(tmp_path):
     made = searched(tmp_path, {"AdaBelief": {0.01: [90.0], 0.02: [95.0]}, "Adam": {0.01: [97.0]}})
-    assert list(contenders(made)) == list(made.groups)
-    assert len(comparisons(made)) == 2
+    assert list(judge(made).contenders) == list(made.groups)
+    assert len(judge(made).comparisons) == 2
     assert not any("search" in sentence for sentence in on_experiment(made))
 
 
 def test_where_lower_is_better_a_search_picks_the_lowest(tmp_path):
     made = searched(tmp_path, {"AdaBelief": {0.01: [90.0], 0.02: [95.0]}, "Adam": {0.01: [97.0], 0.02: [98.0]}})
     made = replace(made, task=replace(made.task, metric=Metric("accuracy", higher_is_better=False)))
-    assert list(contenders(made)) == ["AdaBelief (lr=0.01)", "Adam (lr=0.01)"]
+    assert list(judge(made).contenders) == ["AdaBelief (lr=0.01)", "Adam (lr=0.01)"]
 
 
 def test_without_adabelief_nothing_is_compared_with_it(tmp_path):
     made = experiment(tmp_path, {"SGD": [90.0, 90.1], "Adam": [70.0, 70.1]})
-    assert comparisons(made) == {}
+    assert judge(made).comparisons == {}
     assert "AdaBelief is not among those" in " ".join(on_experiment(made))
 
 
 def test_one_optimizer_is_no_comparison(tmp_path):
     made = experiment(tmp_path, {"AdaBelief": [98.0]})
     assert on_experiment(made) == ["There is AdaBelief alone, with a test accuracy of 98.00 %: no comparison."]
-    assert target(made) is None
+    assert judge(made).target is None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,7 @@ def test_the_target_is_what_the_middle_one_reaches_with_every_seed(tmp_path, bes
         for seed, value in enumerate(values):
             synthetic.write(tmp_path, synthetic.config(name, seed), (50.0, value, 1.0), (0.0, 0.0, 0.0), seconds=3.0)
     (made,) = experiments(load([tmp_path]))
-    found = target(made)
+    found = judge(made).target
     assert found.level == level
     assert found.reached["AdaBelief"] == [(2, 6.0), (2, 6.0)]
     assert found.reached.get("Adam", [None, None]) == [None, None]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from adabelief.lab.data.mnist import mnist
-from tests.lab.data.test_images import cache  # noqa: F401 - a fixture
+from tests.lab.data.pictures import leave_out
 
 
 def write_mnist(folder: Path, size: int = 28, classes: int = 10, name: str = "image") -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ def write_mnist(folder: Path, size: int = 28, classes: int = 10, name: str = "im
     return pixels
 
 
-def test_mnist_from_a_folder(tmp_path, cache):  # noqa: F811
+def test_mnist_from_a_folder(tmp_path):
     pixels = write_mnist(tmp_path)
     split = mnist(tmp_path, validation=20)
     assert [len(part.labels) for part in split] == [80, 20, 20]
@@ -53,16 +53,32 @@ def test_mnist_from_a_folder(tmp_path, cache):  # noqa: F811
         (None, FileNotFoundError, r"has no train\*.parquet; name a folder that has, with --data FOLDER"),
     ],
 )
-def test_what_is_not_mnist_is_refused(tmp_path, cache, files, error, message):  # noqa: F811
+def test_what_is_not_mnist_is_refused(tmp_path, files, error, message):
     if files:
         write_mnist(tmp_path, **files)
     with pytest.raises(error, match=message):
         mnist(tmp_path, validation=20)
 
 
-def test_validation_cannot_take_all(tmp_path, cache):  # noqa: F811
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("label", r"test-00000-of-00001.parquet, row 3 has no label: it is null in the column label, .* 1 of 20 rows"),
+        ("image", r"test-00000-of-00001.parquet, row 3 has no image: it is null in the column image, .* 1 of 20 rows"),
+    ],
+)
+def test_what_is_null_is_named(tmp_path, column, message):
     write_mnist(tmp_path)
-    with pytest.raises(ValueError, match="validation_examples=100: give at least 1 and less than 100"):
+    leave_out(tmp_path / "test-00000-of-00001.parquet", column, 3)
+    with pytest.raises(ValueError, match=message):
+        mnist(tmp_path, validation=20)
+
+
+def test_validation_cannot_take_all(tmp_path):
+    write_mnist(tmp_path)
+    with pytest.raises(
+        ValueError, match="validation_examples=100: give at least 1 and less than all 100 training images"
+    ):
         mnist(tmp_path, validation=100)
 
 

@@ -93,6 +93,15 @@ def test_the_hub_s_texts_are_those_of_a_folder(tmp_path, monkeypatch, name, colu
         assert torch.equal(ours, theirs)
 
 
+def test_a_line_that_is_null_is_named(monkeypatch):
+    lines = {"sentence": ["a b", None]}
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: dict.fromkeys(("train", "validation", "test"), lines)
+    )
+    with pytest.raises(ValueError, match="penn, train, row 1 has no text: None in the column sentence; download it"):
+        text.words("penn")
+
+
 def test_no_hub_no_text(monkeypatch):
     def load_dataset(repository, **which):
         raise ConnectionError("no route\nto the hub")

@@ -109,7 +109,7 @@ def half(out=Path("runs"), at=4, **options) -> RunFolder:
         (
             "SGD",
             "nesterov=true --set momentum=0",
-            ["--set lr=0.1, momentum=0.0, nesterov=True: SGD refuses that (Nesterov"],
+            ["--set lr=0.1, momentum=0.0, nesterov=True", ": SGD refuses that (Nesterov"],
         ),
     ],
 )

@@ -1,20 +1,17 @@
-"""The GAN tasks: networks, losses, steps, the Fréchet distance, runs, and what the report makes of them."""
+"""The GAN tasks: losses, steps and runs."""
 
 from __future__ import annotations
 
 import base64
 import io
-import itertools
 import math
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -22,99 +19,17 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from adabelief.lab import optimizers
-from adabelief.lab.analysis.experiments import experiments
 from adabelief.lab.analysis.runs import load
 from adabelief.lab.data.examples import Examples, Split
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import plan
 from adabelief.lab.engine.run import trainer_for
 from adabelief.lab.models import frechet
-from adabelief.lab.models.frechet import Gaussian
-from adabelief.lab.models.gans import ClassNorm, SnganCritic, SnganGenerator, dcgan_critic, dcgan_generator
-from adabelief.lab.report import report
-from adabelief.lab.report.generated import pixels_apart
 from adabelief.lab.task import Request
 from adabelief.lab.tasks import adversarial, gans, task
-from tests.lab import synthetic
 from tests.lab.running import go, goes_on, numbers
 
 NAMES = tuple(gans.TASKS)
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-@pytest.mark.parametrize(
-    ("make", "parameters", "shape"),
-    [
-        (dcgan_generator, 3_576_704, (3, 64, 64)),
-        (lambda: dcgan_critic("sigmoid"), 2_765_568, ()),
-        (lambda: dcgan_critic("linear"), 2_765_569, ()),
-        (lambda: dcgan_critic("convolution"), 2_765_568, ()),
-        (lambda: SnganGenerator(10), 4_304_387, (3, 32, 32)),
-        (lambda: SnganCritic(10), 1_055_105, ()),
-    ],
-)
-def test_networks_are_the_published_ones(make, parameters, shape):
-    network = make()
-    assert count(network) == parameters
-    side = 64 if parameters in (2_765_568, 2_765_569) else 32
-    latent = 100 if parameters == 3_576_704 else 128
-    inputs = torch.randn(2, latent) if shape else torch.randn(2, 3, side, side)
-    outputs = network(inputs, torch.tensor([0, 9]))
-    assert outputs.shape == (2, *shape)
-    if shape:
-        assert outputs.abs().max() < 1
-
-
-def test_weights_start_as_published():
-    first = dcgan_critic("linear").layers[0].weight
-    assert first.std().item() == pytest.approx(0.02, rel=0.1)
-    norm = next(m for m in dcgan_generator().modules() if isinstance(m, nn.BatchNorm2d))
-    assert (norm.weight.mean().item(), norm.weight.std().item()) == pytest.approx((1, 0.02), rel=0.2)
-    matrix = SnganGenerator(10, width=0.125).blocks[0].convolutions[0].weight.flatten(1)
-    assert torch.allclose(matrix @ matrix.T, torch.eye(len(matrix)), atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [4, 12, 33])
-def test_sizes_that_cannot_be_are_refused(size):
-    for make in (dcgan_generator, lambda size: SnganGenerator(10, size=size), lambda size: SnganCritic(10, size=size)):
-        with pytest.raises(ValueError, match=f"size={size}"):
-            make(size=size)
-    with pytest.raises(ValueError, match="width"):
-        dcgan_generator(width=0.001)
-
-
-def test_spectral_norms_are_one():
-    critic = SnganCritic(10, width=0.125)
-    layers = [m for m in critic.modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.Embedding))]
-    assert len(layers) == 8 + 2 + 2
-    for layer in layers:
-        layer.parametrizations.weight.original.data.normal_(0, 3)
-    for _ in range(100):  # a power iteration in each
-        critic(torch.zeros(1, 3, 8, 8), torch.tensor([0]))
-    for layer in layers:
-        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
-
-
-def test_the_class_counts_by_its_projection():
-    critic = SnganCritic(10, width=0.125).eval()
-    images = torch.randn(3, 3, 32, 32)
-    h = critic.blocks(images).relu().sum((2, 3))
-    a, b = (critic(images, torch.full((3,), label)) for label in (2, 7))
-    difference = critic.embedding.weight[2] - critic.embedding.weight[7]
-    torch.testing.assert_close(a - b, h @ difference)
-
-
-def test_batch_normalization_of_the_class():
-    norm, x = ClassNorm(5, classes=3), torch.randn(8, 5, 4, 4)
-    classes = torch.arange(8) % 3
-    plain = nn.BatchNorm2d(5, eps=1e-4, affine=False)(x)
-    for i, label in enumerate(classes):
-        scale, shift = norm.scale.weight[label], norm.shift.weight[label]
-        expected = plain[i] * (1 + scale[:, None, None]) + shift[:, None, None]
-        torch.testing.assert_close(norm(x, classes)[i], expected)
 
 
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 0.5])
@@ -238,6 +153,13 @@ def test_options_out_of_range_are_refused(option, value):
         trained("wgan", **{option: value})
 
 
+def test_features_that_do_not_take_the_images_are_refused_before_the_first_step(tmp_path):
+    path = tmp_path / "own.pt2"
+    torch.export.save(torch.export.export(nn.Flatten(), (torch.zeros(2, 3, 32, 32),)), path)
+    with pytest.raises(ValueError, match=rf"features='{path}' does not take any number of images of 8×8 pixels"):
+        trained("wgan", features=str(path))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_are_of_optimizers_that_there_are(name):
     settings = task(name).settings("")
@@ -246,105 +168,6 @@ def test_settings_are_of_optimizers_that_there_are(name):
         optimizers.check(optimizer, arguments)
     betas = {arguments["betas"] for arguments in settings.values() if "betas" in arguments}
     assert betas == {(0.9, 0.999)} if name == "dcgan" else betas == {(0.5, 0.999)}
-
-
-def spd(n: int, rank: int, seed: int) -> torch.Tensor:
-    root = torch.randn(n, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return root @ root.T / rank
-
-
-def test_distance_of_commuting_gaussians():
-    """Where covariances commute, d² is |μ₁ − μ₂|² plus the squares of the differences of the standard deviations."""
-    rotation = torch.linalg.qr(spd(4, 4, 0)).Q
-    s, t = torch.tensor([1.0, 2.0, 0.0, 3.0]).double(), torch.tensor([4.0, 2.0, 1.0, 0.5]).double()
-    a, b = (
-        Gaussian(torch.full((4,), m).double(), rotation @ torch.diag(x**2) @ rotation.T)
-        for m, x in ((1.0, s), (3.0, t))
-    )
-    assert frechet.distance(a, b) == pytest.approx(4 * 4 + (9 + 0 + 1 + 6.25))
-    assert frechet.distance(b, a) == pytest.approx(frechet.distance(a, b))
-    assert frechet.distance(a, a) == pytest.approx(0, abs=1e-7)
-
-
-@pytest.mark.parametrize(("rank_a", "rank_b"), [(40, 40), (40, 6), (5, 30)])
-def test_distance_with_scipy_s_square_root(rank_a, rank_b):
-    mean = torch.zeros(30, dtype=torch.float64)
-    a, b = Gaussian(mean, spd(30, rank_a, 1)), Gaussian(mean + 0.1, spd(30, rank_b, 2))
-    ridge = 1e-12 * torch.eye(30, dtype=torch.float64)  # sqrtm needs full rank
-    root = scipy.linalg.sqrtm(((a.covariance + ridge) @ (b.covariance + ridge)).numpy())
-    expected = 0.3 + float(a.covariance.trace() + b.covariance.trace()) - 2 * np.trace(root).real
-    assert frechet.distance(a, b) == pytest.approx(expected, rel=1e-4)
-
-
-def test_gaussians_add_up_over_batches():
-    features = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) + 100
-    parts = frechet.gaussian(sum(frechet.scatter(part) for part in features.split(13)))
-    torch.testing.assert_close(parts.mean, features.double().mean(0))
-    torch.testing.assert_close(parts.covariance, features.double().T.cov(), rtol=1e-9, atol=1e-9)
-    broken = frechet.gaussian(frechet.scatter(torch.full((3, 7), math.nan)))
-    assert math.isnan(frechet.distance(parts, broken))
-
-
-def test_diversity_is_a_ratio_of_distances():
-    generator = torch.Generator().manual_seed(0)
-    many, few = torch.randn(40, 5, generator=generator), 0.1 * torch.randn(30, 5, generator=generator)
-
-    def spread(x):
-        return (torch.pdist(x.double()) ** 2).mean().sqrt().item()
-
-    a, b = (frechet.gaussian(frechet.scatter(x)) for x in (few, many))
-    assert frechet.diversity(a, b) == pytest.approx(spread(few) / spread(many))
-    assert frechet.diversity(frechet.gaussian(frechet.scatter(torch.ones(9, 5))), b) == 0
-
-
-def test_random_features_are_always_the_same_and_draw_nothing():
-    images, state = torch.rand(3, 3, 8, 8), torch.get_rng_state()
-    one, two = (frechet.network("random-conv")(images) for _ in range(2))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(one, two)
-    assert one.shape == (3, 64)
-    assert one.var(0).max() > 0
-
-
-def test_features_of_torchvision_are_what_its_last_layer_sees(monkeypatch):
-    import torchvision.models as zoo
-
-    trained = zoo.resnet18().eval()
-    monkeypatch.setattr(zoo._api, "load_state_dict_from_url", lambda *args, **kwargs: trained.state_dict())
-    images = torch.rand(2, 3, 48, 48)
-    features = frechet.network("resnet18@48")(images)
-    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    with torch.no_grad():
-        torch.testing.assert_close(trained.fc(features), trained((images - mean) / std))
-    assert frechet.network("resnet18").size == 224
-
-
-def test_features_of_a_file(tmp_path):
-    network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten()).eval()
-    path = tmp_path / "pooled.pt2"
-    any_n = {0: torch.export.Dim("n")}
-    torch.export.save(torch.export.export(network, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=(any_n,)), path)
-    images = torch.rand(5, 3, 8, 8)
-    assert torch.equal(frechet.network(str(path))(images), network(images))
-    assert frechet.label(str(path)) == "on pooled"
-
-
-def test_features_that_there_are_not_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"features='nothing': give 'random-conv', 'inception'"):
-        frechet.network("nothing")
-    with pytest.raises(ValueError, match=r"features='resnet18@big'"):
-        frechet.network("resnet18@big")
-    with pytest.raises(ValueError, match=r"features='a/b\.pt2': there is no such file"):
-        frechet.network("a/b.pt2")
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(ValueError, match="pip install torch-fidelity"):
-        frechet.network("inception")
-
-
-def test_only_inception_s_distance_is_called_fid():
-    named = {features: frechet.label(features) for features in ("inception", "random-conv", "resnet18@64", "x/y.pt2")}
-    assert [features for features, label in named.items() if "FID" in label] == ["inception"]
-    assert named["resnet18@64"] == "on resnet18@64"
 
 
 @pytest.mark.parametrize(("name", "at"), [("wgan", 7), ("wgan-gp", 22), ("sngan", 19), ("dcgan", 30)])
@@ -359,6 +182,8 @@ def test_a_smoke_run_that_stops_ends_with_the_same_bits(tmp_path, name, at):
         assert 0 < line["real_frechet"] == epochs[0]["real_frechet"] < line["test_frechet"] < 10
         assert 0 < line["diversity"] < 5
         assert len(line["samples"]) == 8
+        name, sha256 = line["features"]
+        assert (name, sha256) == ("random-conv", frechet.sha256(frechet.network(name), name))
         assert {_size(png) for png in line["samples"]} == {(8, 8)}
 
 
@@ -417,59 +242,3 @@ def test_two_processes_train_together(tmp_path):
         assert two[name].environment["processes"] == 2
         assert two[name].test == pytest.approx(one[name].test, rel=0.2)
         assert two[name].epochs[0]["train_loss"] == pytest.approx(one[name].epochs[0]["train_loss"], rel=0.1)
-
-
-@pytest.fixture(scope="module")
-def reported(tmp_path_factory):
-    """The report on two optimizers with two seeds each."""
-    out = tmp_path_factory.mktemp("gans")
-    configs = plan(task("wgan"), scale="smoke", names=["AdaBelief", "RMSprop"], seeds=[0, 1])
-    session.run(task("wgan"), configs, out / "runs", cpu=True)
-    report.write(out / "report", load([out / "runs"]), command="adabelief report runs")
-    return out / "report"
-
-
-def test_report_shows_samples_boxes_and_the_features_name(reported):
-    text = (reported / "report.md").read_text()
-    for name in ("samples", "boxes"):
-        assert f"figures/wgan-smoke-{name}.png" in text
-        with Image.open(reported / f"figures/wgan-smoke-{name}.png") as picture:
-            assert min(picture.size) > 300
-    assert "test Fréchet distance, on random-conv" in text
-    assert "| optimizer | diversity after the last epoch |" in text
-    assert re.search(r"\| \d+, \d+ \| \d+ \(epoch [12]\), \d+ \(epoch [12]\) \|", text)
-    assert re.search(r"Real images, those for validation, are 0\.\d+ from the test images\.", text)
-    assert "features" in (reported / "results.csv").read_text()
-
-
-def test_one_seed_has_no_box(reported, tmp_path):
-    report.write(tmp_path, load([*reported.parent.glob("runs/*/*/seed1")]), command="adabelief report runs")
-    assert (tmp_path / "figures/wgan-smoke-samples.png").exists()
-    assert not (tmp_path / "figures/wgan-smoke-boxes.png").exists()
-    assert "Box" not in (tmp_path / "report.md").read_text()
-
-
-def test_pixels_apart_is_a_difference_over_all_pairs():
-    images = np.random.default_rng(0).integers(0, 256, size=(4, 5, 5, 3), dtype=np.uint8)
-    files = []
-    for image in images:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, format="PNG")
-        files.append(base64.b64encode(file.getvalue()).decode())
-    pairs = [np.mean((a.astype(float) - b) ** 2) for a, b in itertools.combinations(images, 2)]
-    assert pixels_apart(files) == pytest.approx(math.sqrt(np.mean(pairs)))
-    assert pixels_apart(files[:1] * 3) == 0
-
-
-def test_a_distance_on_other_features_is_not_subtracted_from_an_fid(reported, tmp_path):
-    text = (reported / "report.md").read_text()
-    assert "**Ours is no FID:** it is measured on random-conv" in text
-    row = next(line for line in text.splitlines() if line.startswith("| AdaBelief") and "≈ 81" in line)
-    assert "(" not in row.partition("≈ 81")[2].partition("`")[0]
-    synthetic.write(
-        tmp_path, synthetic.config("AdaBelief", task="wgan", features="inception"), (70.0,), (71.0,), best=1
-    )
-    fid = report.markdown(experiments(load([tmp_path])), command="")
-    assert "test Fréchet distance, on Inception (FID)" in fid
-    assert "≈ 81 (−10.00)" in fid
-    assert "Ours is no FID" not in fid

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adabelief.lab.data.images import CIFAR
+from adabelief.lab.data.cifar import CIFAR
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import plan
 from adabelief.lab.engine.folder import RunFolder
@@ -16,7 +16,7 @@ from adabelief.lab.optimizers import check
 from adabelief.lab.task import Request
 from adabelief.lab.tasks import task
 from adabelief.lab.trainer import Moment
-from tests.lab.data.test_images import cache, write_cifar  # noqa: F401 - a fixture
+from tests.lab.data.pictures import cache, write_cifar  # noqa: F401 - a fixture
 
 FEW = {"train_examples": 100, "validation_examples": 40, "test_examples": 30}
 

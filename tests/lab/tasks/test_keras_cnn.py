@@ -20,7 +20,7 @@ from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.schedules import divide_at
 from adabelief.lab.task import Request
 from adabelief.lab.tasks import keras_cnn, task
-from tests.lab.data.test_images import cache  # noqa: F401 - a fixture
+from tests.lab.data.pictures import cache  # noqa: F401 - a fixture
 from tests.lab.data.test_mnist import write_mnist
 from tests.lab.running import go, goes_on, numbers, weights
 

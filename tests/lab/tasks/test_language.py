@@ -1,4 +1,4 @@
-"""The language models: what a run of them is made of, and that it can be stopped, split and shared."""
+"""The language models of words: what a run of them is made of, and that it can be stopped, split and shared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ from adabelief.lab.trainer import Moment, Trainer
 from tests.lab.running import go, goes_on, numbers
 
 PTB, CHARLM = task("ptb-lstm"), task("charlm")
+
+
 TINY = {"width": 0.02, "batch_size": 20}
+
+
 SURE = {**TINY, "dropout": 0.0}
 
 
@@ -157,36 +161,6 @@ def test_perplexity_of_a_hopeless_model_is_infinite():
     assert workload.metric(1e4) == {"perplexity": math.inf}
 
 
-def test_bits_per_character_are_those_of_windows_on_their_own():
-    workload, trainer = trained(CHARLM)
-    measured = workload.evaluate(trainer)
-    model, text = workload.modules["model"].eval(), workload._corpus.test
-    windows = -(-(len(text) - 1) // 128)
-    length, losses = -(-(len(text) - 1) // windows), []
-    for start in range(0, len(text) - 1, length):
-        window = text[start : start + length + 1]
-        with torch.no_grad():
-            chances = model(window[None, :-1])[0].double().softmax(1)
-        losses += [-math.log2(row[character]) for row, character in zip(chances, window[1:], strict=True)]
-    assert measured["test_examples"] == len(losses) == len(text) - 1
-    assert measured["test_bpc"] == pytest.approx(math.fsum(losses) / len(losses), rel=1e-5)
-
-
-def test_windows_of_characters_cover_the_text_in_random_order():
-    workload, _ = make(CHARLM)
-    text, seen = bytes(workload._corpus.train.tolist()), []
-    for epoch in (0, 1, 0):
-        batches = list(workload.batches(epoch))
-        assert len(batches) == workload.steps_per_epoch
-        inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        assert torch.equal(inputs[:, 1:], targets[:, :-1])
-        places = [text.find(bytes([*i, t[-1]])) for i, t in zip(inputs.tolist(), targets.tolist(), strict=True)]
-        assert sorted(places) == list(range(min(places), len(text) - 128, 128))
-        seen.append(places)
-    assert seen[0] == seen[2] != sorted(seen[0])
-    assert seen[0] != seen[1]
-
-
 @pytest.mark.parametrize("at", [3, 7, 8, 12])
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 60.0])
 def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, at, checkpoint_seconds, whole):
@@ -260,14 +234,6 @@ def test_smoke_of_the_lstms(tmp_path, model):
     assert last["test_perplexity"] == pytest.approx(math.exp(last["test_loss"]))
 
 
-def test_smoke_of_charlm(tmp_path):
-    configs = plan_runs(CHARLM, scale="smoke", names=["all"])
-    for config, result in session.run(CHARLM, configs, tmp_path, cpu=True):
-        last = numbers(RunFolder(tmp_path / config.folder))[-1]
-        assert result["last_test"] == last["test_bpc"] < 5
-        assert last["test_bpc"] == pytest.approx(last["test_loss"] / math.log(2))
-
-
 def test_any_text_will_do(tmp_path):
     for part in ("train", "valid", "test"):
         (tmp_path / f"{part}.txt").write_text("to be or not to be\nthat is the question\n" * 30)
@@ -281,13 +247,6 @@ def test_a_text_too_short_is_told(tmp_path):
         (tmp_path / f"{part}.txt").write_text("to be or not to be\n" * 14)
     with pytest.raises(ValueError, match=r"batch_size=20: the training text has 98 words, too few .*--set batch_size"):
         session.run(PTB, [plan()], tmp_path / "runs", data=tmp_path, cpu=True)
-
-
-def test_a_context_longer_than_the_book_is_told():
-    with pytest.raises(
-        ValueError, match="context=40000: the training text has 36081 characters; --set context to less"
-    ):
-        make(CHARLM, context=40_000)
 
 
 def test_in_bf16_the_state_stays_in_float32():
@@ -352,9 +311,3 @@ def test_schedule_is_the_paper_s():
     factors = [PTB.schedule(Moment(epoch, 200, 0)) for epoch in range(200)]
     assert [e for e in range(1, 200) if factors[e] != factors[e - 1]] == [100, 145]
     assert factors[-1] == pytest.approx(0.01)
-
-
-def test_charlm_warms_up_and_cools_down():
-    factors = [CHARLM.schedule(Moment(0, 10, step)) for step in (0, 24, 49, 50)]
-    assert factors == pytest.approx([0.02, 0.5, 1, 1])
-    assert [CHARLM.schedule(Moment(epoch, 10, 999)) for epoch in (5, 10)] == pytest.approx([0.55, 0.1])

@@ -148,7 +148,7 @@ def test_report_draws_what_was_walked(walked, tmp_path, monkeypatch):
     assert "Nothing has finished" not in text
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {
-        "race.gif",
+        *("race.gif", "race.dark.gif"),
         *(f"{name}.{kind}" for name in ("trajectories", "distances") for kind in ("png", "svg")),
     }
 

@@ -7,7 +7,7 @@ from adabelief.lab.engine.config import plan
 from adabelief.lab.task import Request
 from adabelief.lab.tasks import task
 from adabelief.lab.trainer import Moment
-from tests.lab.data.test_images import cache, write_cifar  # noqa: F401 - a fixture
+from tests.lab.data.pictures import cache, write_cifar  # noqa: F401 - a fixture
 
 
 def test_smoke_learns(tmp_path):

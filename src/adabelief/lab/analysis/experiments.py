@@ -20,6 +20,10 @@ CONDITIONS = ("task", "model", "scale", "epochs", "batch_size", "precision", "ac
 """Fields of a configuration that runs have in common which can be compared."""
 
 
+DATA = ("images", "text", "corpus", "environment")
+"""The options that say what a task learns from."""
+
+
 PLACE = ("processor", "cores", "threads", "device", "processes", "system")
 """Fields of an environment that its times depend on."""
 
@@ -86,6 +90,16 @@ class Experiment:
         config = self.config
         return self.task.scales(config.model).get(config.scale) or Scale(config.epochs, config.batch_size)
 
+    @property
+    def smoke(self) -> bool:
+        """Whether it was run only to show that everything runs."""
+        return self.config.scale == "smoke"
+
+    @property
+    def plays(self) -> bool:
+        """Whether each run learns from what its own agent plays, instead of from examples that all runs share."""
+        return "environment" in self.config.options
+
     def asked_for(self) -> list[str]:
         """What the runs have otherwise than their scale: it was asked for."""
         config, scale = self.config, self.scale
@@ -132,6 +146,33 @@ def experiments(runs: Iterable[Run]) -> list[Experiment]:
     ]
 
 
+def other_data(task: Task, config: Config) -> Mapping[str, tuple[Any, Any]]:
+    """What a run learns from where the published ones learn from something else: by option, its own and theirs."""
+    paper = task.scales(config.model).get("paper")
+    return {
+        name: (config.options[name], paper.options[name])
+        for name in DATA
+        if paper and name in config.options and config.options[name] != paper.options[name]
+    }
+
+
+def what_ran(task: Task, config: Config) -> list[str]:
+    """The model of a run and, where it is not that of the published experiment, what it learns from.
+
+    An environment is the model of its task: a smoke run of HalfCheetah plays Pendulum, and is called that.
+
+    Example:
+        >>> from adabelief.lab.engine.config import plan
+        >>> task = tasks.task("rl-sac")
+        >>> [what_ran(task, config) for scale in ("smoke", "small") for config in plan(task, scale=scale)]
+        [['Pendulum-v1'], ['HalfCheetah-v5']]
+    """
+    other = other_data(task, config)
+    if "environment" in other:
+        return [other["environment"][0]]
+    return [*filter(None, [config.model]), *(str(own) for own, _ in other.values())]
+
+
 def without_folders(argument: Any) -> Any:
     """An argument of a command, or an option, as others may see it: of an absolute path the last part alone.
 
@@ -149,12 +190,13 @@ def _names(configs: Sequence[Config]) -> list[str]:
     """A name for each; where task, model and scale are the same, with what differs."""
     names = []
     for config in configs:
+        ran = what_ran(tasks.task(config.task), config)
         rivals = [_flat(other) for other in configs if other.experiment == config.experiment]
         own = _flat(config)
         differing = [
             f"{name}={short(own[name])}" for name in own if len({str(rival.get(name)) for rival in rivals}) > 1
         ]
-        names.append(", ".join(filter(None, (config.task, config.model, config.scale, *differing))))
+        names.append(", ".join(filter(None, (config.task, *ran, config.scale, *differing))))
     return names
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adabelief.lab import tasks
+from adabelief.lab.analysis import recorded
+from adabelief.lab.analysis.recorded import Line
+from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.engine.config import Config, short
 from adabelief.lab.engine.folder import RunFolder
-from adabelief.lab.optimizers import METHODS
+from adabelief.lab.optimizers import FORMS, METHODS
 from adabelief.lab.task import Metric
-
-Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Run:
         return self.result is not None
 
     @property
+    def started(self) -> bool:
+        """Whether anything was run of it; of one that was refused, for lack of data say, there is a plan at most."""
+        return bool(self.finished or self.epochs or self.steps)
+
+    @property
     def diverged(self) -> bool:
         """Whether its training loss became infinite or no number."""
         return self.result is not None and bool(self.result["diverged"])
@@ -100,6 +105,32 @@ class Run:
         """What was measured, epoch by epoch; empty where it was not."""
         return [line[name] for line in self.epochs if name in line]
 
+    @property
+    def form(self) -> str:
+        """How its optimizer steps: `fused` (one compiled call), `foreach` (a call per operation), `loop`, or `default`.
+
+        The default is what the package chooses: for AdaBelief the compiled kernel, where there is one.
+        """
+        if "keras" in CATALOGUE[self.config.task].extra:
+            return "Keras's"
+        settings = self.config.settings
+        form = next((name for name in FORMS if settings.get(name)), None)
+        return form or ("loop" if settings.get("foreach") is False else METHODS[self.config.optimizer].usual_form)
+
+    def schedule(self) -> str:
+        """What became of the learning rate, in words: `constant`, say; empty where nothing was recorded."""
+        factors = [float(line["lr_factor"]) for line in self.steps]
+        if not factors:
+            return ""
+        if drops := self.drops():
+            divided = [f"by {factor:g} after epoch {epoch}" for epoch, factor in drops]
+            return f"divided {', '.join(divided)}"
+        peak = max(factors)
+        top, last = factors.index(peak), factors[-1]
+        rises = f"rises until step {int(self.steps[top]['step']):,}" if factors[0] < 0.9 * peak else ""
+        falls = f"falls to {last / peak:.2g} of its height" if last < 0.99 * peak else ""
+        return ", then ".join(filter(None, (rises, falls))) or "constant"
+
     def reached(self, target: float) -> tuple[int, float] | None:
         """The first epoch after which validation is as good as the target, and the seconds until then."""
         sign, seconds = 1.0 if self.metric.higher_is_better else -1.0, 0.0
@@ -121,14 +152,16 @@ class Run:
         return drops if len(drops) <= max(3, len(level) // 10) else []
 
 
-def load(paths: Iterable[Path]) -> list[Run]:
+def load(paths: Iterable[Path], skip: Callable[[str], object] | None = None) -> list[Run]:
     """Reads every run in or below some folders; what is there twice is read once.
 
     Args:
         paths: Folders of runs, such as `adabelief train --out` writes, or of one run.
+        skip: Called with what is wrong with each run that cannot be read, so that it does not cost the others; without
+            it, that is an error.
 
     Raises:
-        ValueError: If a path has no run, or a file is damaged.
+        ValueError: If a path has no run, a file is damaged and `skip` is None, or no run at all can be read.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -138,63 +171,33 @@ def load(paths: Iterable[Path]) -> list[Run]:
                 f"{path} has no run: there is no config.json in it or below; name a folder that `adabelief train` wrote"
             )
         found.update(dict.fromkeys(folders))
-    return [_read(RunFolder(folder)) for folder in found]
+    runs, damaged = [], []
+    for folder in found:
+        try:
+            runs.append(_read(RunFolder(folder)))
+        except ValueError as error:
+            if skip is None:
+                raise
+            damaged.append(str(error))
+    if damaged and not runs:
+        raise ValueError("; ".join(damaged))
+    for message in damaged:
+        if skip:
+            skip(message)
+    return runs
 
 
 def _read(folder: RunFolder) -> Run:
-    config = _config(folder.config)
-    lines = _lines(folder.metrics)
-    epochs = tuple(line for line in lines if "train_loss" in line)
-    result = _json(folder.result) if folder.result.exists() else None
-    if result is not None and len(epochs) < int(result["best_epoch"]):
-        raise ValueError(f"{folder.metrics} is damaged: it has no epoch {result['best_epoch']}, which is the best one")
+    config = recorded.config(folder.config)
+    task = tasks.task(config.task)
+    metric = task.metric.of(config.options)
+    epochs, steps = recorded.lines(folder.metrics, metric.name)
     return Run(
         path=folder.path,
         config=config,
-        environment=_json(folder.environment) if folder.environment.exists() else {},
-        metric=tasks.task(config.task).metric.of(config.options),
+        environment=recorded.environment(folder.environment),
+        metric=metric,
         epochs=epochs,
-        steps=tuple(line for line in lines if "train_loss" not in line),
-        result=result,
+        steps=steps,
+        result=recorded.result(folder.result, folder.metrics, epochs),
     )
-
-
-def _config(path: Path) -> Config:
-    content = _json(path)
-    missing = [field.name for field in fields(Config) if field.name not in content]
-    if missing:
-        raise ValueError(f"{path} is no configuration of a run: it has no {missing[0]!r}")
-    config = Config(**{field.name: content[field.name] for field in fields(Config)})
-    if config.task not in tasks.FILES or config.optimizer not in METHODS:
-        unknown = config.optimizer if config.task in tasks.FILES else config.task
-        raise ValueError(f"{path} names {unknown!r}, which this version of the lab does not have")
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in config.settings.items()}
-    return Config(**{**vars(config), "settings": settings})
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it is no JSON object")
-    return content
-
-
-def _lines(path: Path) -> list[Line]:
-    if not path.exists():
-        return []
-    *whole, _ = path.read_text().split("\n")  # after the last line feed there is nothing, or a line being written
-    lines: list[Line] = []
-    for number, text in enumerate(whole, 1):
-        try:
-            lines.append({name: _number(value) for name, value in json.loads(text).items()})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged in line {number}: {error}") from None
-    return lines
-
-
-def _number(value: Any) -> Any:
-    """Nan and inf are written as strings; lists, such as the path of a walk, stay as they are."""
-    return value if isinstance(value, list) else float(value)

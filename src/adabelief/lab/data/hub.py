@@ -25,3 +25,21 @@ def load(repository: str, *, or_else: str, **which: Any) -> Any:
             f"{repository} is not in the cache of the datasets library, and could not be downloaded "
             f"({' '.join(str(error).split())}); give a folder that has {or_else}, with --data FOLDER"
         ) from error
+
+
+def texts(rows: Any, column: str, name: str) -> list[str]:
+    """A column of texts.
+
+    Args:
+        rows: A part of a data set, as `load` gives it.
+        column: The column's name.
+        name: What to call the part in a message.
+
+    Raises:
+        ValueError: If a row has none.
+    """
+    found: list[str] = list(rows[column])
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}, row {row} has no text: {text!r} in the column {column}; download it again")
+    return found

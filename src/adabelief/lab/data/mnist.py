@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adabelief.lab.data import parquet
 from adabelief.lab.data.examples import Examples, Split
-from adabelief.lab.data.images import stratified
+from adabelief.lab.data.images import training_parts
 
 Array = NDArray[Any]
 
@@ -41,12 +41,9 @@ def mnist(folder: Path | None, validation: int, name: str = "mnist") -> Split:
     if name not in HUB:
         raise ValueError(f"images={name!r}: there are {', '.join(HUB)} and digits")
     train, test = (_decoded(name, folder, part) for part in ("train", "test"))
-    if not 1 <= validation < len(train.labels):
-        raise ValueError(f"validation_examples={validation}: give at least 1 and less than {len(train.labels)}")
-    order = stratified(train.labels, seed=0)
-    kept, held = order[validation:], order[:validation]
-    training, held_out = (Examples(*(x[indices] for x in train)) for indices in (kept, held))
-    return Split(training, held_out, test)
+    kept, held = training_parts(train.labels, validation, None, seed=0, asked=f"validation_examples={validation}")
+    training = Examples(train.inputs[kept], train.labels[kept])
+    return Split(training, Examples(train.inputs[held], train.labels[held]), test)
 
 
 def _decoded(name: str, folder: Path | None, part: str) -> Examples:
@@ -91,12 +88,13 @@ def read_idx(path: Path) -> Array:
 
 
 def _of_rows(name: str, folder: Path | None, part: str) -> tuple[Array, Array, str]:
-    """The same of parquet files, in a folder or from the hub."""
-    source, where = parquet.downloaded(HUB[name], part) if folder is None else parquet.local(folder, (part,))
-    rows, images = parquet.rows_of(source, ("label",), where), []
-    for i, row in enumerate(rows["image"]):
-        image = parquet.row_image(row, where, i).convert("L")
+    """Images, labels and what to call them, from the rows of parquet files, in a folder or from the hub."""
+    rows = parquet.downloaded(HUB[name], part) if folder is None else parquet.local(folder, (part,))
+    images = []
+    for index, row in enumerate(rows.images["image"]):
+        image = parquet.image_of(row, rows.place, index).convert("L")
         if image.size != (SIZE, SIZE):
-            raise ValueError(f"{where}, row {i} has {image.width}×{image.height} pixels, not MNIST's {SIZE}×{SIZE}")
+            where = rows.place.row(index)
+            raise ValueError(f"{where} has {image.width}×{image.height} pixels, not MNIST's {SIZE}×{SIZE}")
         images.append(np.asarray(image))
-    return np.stack(images), np.array(rows["label"][:]), where
+    return np.stack(images), rows.labels.numpy(), str(rows.place)

@@ -71,7 +71,11 @@ def corpus(name: str, data: Path | None = None) -> ParallelCorpus:
     if data is not None and not data.is_dir():
         raise FileNotFoundError(f"data={str(data)!r} is no folder; name one that is there, with --data FOLDER")
     read = (_downloaded(name, part) if data is None else _pairs(data, part) for part in STEMS)
-    return ParallelCorpus(*(Pairs(*([text.lower().strip() for text in side] for side in pairs)) for pairs in read))
+    return ParallelCorpus(*(Pairs(_lower(source), _lower(target)) for source, target in read))
+
+
+def _lower(sentences: Iterable[str]) -> list[str]:
+    return [text.lower().strip() for text in sentences]
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -230,4 +234,5 @@ def _downloaded(name: str, part: str) -> Pairs:
     rows = hub.load(HUB[name], split=part, or_else="its texts, as train.de, train.en and so on")
     if "translation" in rows.features:
         rows = rows.flatten().rename_columns({f"translation.{language}": language for language in ("de", "en")})
-    return Pairs(list(rows["de"]), list(rows["en"]))
+    source, target = (hub.texts(rows, language, f"{name}, {part}") for language in ("de", "en"))
+    return Pairs(source, target)

@@ -146,7 +146,11 @@ def _read(text: str) -> list[_Part]:
 def _hub(text: str) -> list[_Part]:
     repository, which, column = HUB[text]
     parts = hub.load(repository, **which, or_else="train.txt, valid.txt and test.txt")
-    return [_Part(f"{text}, {p}", [line.split() for line in parts[p][column]]) for p in ("train", "validation", "test")]
+    found = []
+    for part in ("train", "validation", "test"):
+        name = f"{text}, {part}"
+        found.append(_Part(name, [line.split() for line in hub.texts(parts[part], column, name)]))
+    return found
 
 
 def _file(folder: Path, part: str) -> _Part:

@@ -59,7 +59,10 @@ class Agent(OffPolicyAlgorithm):
         assert self.env is not None
         assert self.replay_buffer is not None
         self.collect_rollouts(
-            *(self.env, self._callback, self.train_freq, self.replay_buffer),  # type: ignore[arg-type]
+            self.env,
+            self._callback,
+            self.train_freq,  # type: ignore[arg-type]
+            self.replay_buffer,
             learning_starts=self.learning_starts,
         )
         return self.num_timesteps > self.learning_starts

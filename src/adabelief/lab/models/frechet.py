@@ -9,6 +9,8 @@ is what is reported, as everywhere. It says nothing without the network's name: 
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 RANDOM, INCEPTION = "random-conv", "inception"
+EXPORTED = ".pt2"
+"""What the name of a file of torch.export.save ends with."""
 
 
 class Gaussian(NamedTuple):
@@ -105,10 +109,10 @@ def network(features: str) -> nn.Module:
             "inception": that of the FID, 2,048 features; needs the package torch-fidelity, which downloads its weights.
             A network of torchvision, such as "efficientnet_b0", with its ImageNet weights and without its last layer.
             It sees images resized to what it was trained on, or to the size after an @, as in "resnet18@64".
-            A file NAME.pt2 of torch.export.save, whose program does all of it, for any n.
+            A file NAME.pt2 of torch.export.save, whose program does all of it, for any n, h and w.
 
     Raises:
-        ValueError: If there is no such network or file, or a package is missing.
+        ValueError: If there is no such network or file, or the file is damaged, or a package is missing.
         OSError: If weights cannot be downloaded.
     """
     with torch.random.fork_rng(devices=[]):
@@ -117,11 +121,58 @@ def network(features: str) -> nn.Module:
             made: nn.Module = _random()
         elif features == INCEPTION:
             made = _Inception()
-        elif features.endswith(".pt2"):
+        elif features.endswith(EXPORTED):
             made = _exported(Path(features))
         else:
             made = _Torchvision(*features.partition("@")[::2])
     return made.requires_grad_(False)
+
+
+def width(network: nn.Module, features: str, size: int) -> int:
+    """How many features a network gives of an image, found by trying it out.
+
+    Args:
+        network: What `network` made.
+        features: Its name, as `network` took it.
+        size: Height and width of the images.
+
+    Raises:
+        ValueError: If it does not take images of this size in any number, or gives no features.
+
+    Example:
+        >>> width(network("random-conv"), "random-conv", 32)
+        64
+    """
+    try:
+        with torch.no_grad():
+            shapes = [tuple(network(torch.zeros(n, 3, size, size)).shape) for n in (1, 3)]
+    except Exception as error:  # whatever a program of someone else raises
+        raise ValueError(
+            f"features={features!r} does not take any number of images of {size}×{size} pixels "
+            f"({_line(error)}); export it for any number and size, as docs/lab.md does"
+        ) from error
+    if [len(shape) for shape in shapes] != [2, 2] or [shape[0] for shape in shapes] != [1, 3]:
+        raise ValueError(f"features={features!r} makes {shapes[1]} of 3 images, not (3, d); flatten its output")
+    return int(shapes[0][1])
+
+
+def sha256(network: nn.Module, features: str) -> str:
+    """What tells a network from another of the same name: a number from a distance says nothing without it.
+
+    Args:
+        network: What `network` made.
+        features: Its name, as `network` took it.
+
+    Returns:
+        The SHA-256 of a file NAME.pt2; of any other network, that of the names and values of its weights.
+    """
+    if features.endswith(EXPORTED):
+        return hashlib.sha256(Path(features).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for name, values in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(values.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _random() -> nn.Module:
@@ -136,8 +187,23 @@ def _random() -> nn.Module:
 def _exported(path: Path) -> nn.Module:
     if not path.is_file():
         raise ValueError(f"features={str(path)!r}: there is no such file; torch.export.save writes one")
-    made: nn.Module = torch.export.load(path).module()
+    log = logging.getLogger("torch.export")  # which writes a whole traceback before the error is raised
+    silent, log.disabled = log.disabled, True
+    try:
+        made: nn.Module = torch.export.load(path).module()
+    except Exception as error:  # zipfile's, JSON's or torch's own, by what is wrong
+        raise ValueError(
+            f"features={str(path)!r} is no readable program of torch.export ({_line(error)}); write it again with "
+            "torch.export.save"
+        ) from error
+    finally:
+        log.disabled = silent
     return made
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class _Inception(nn.Module):

@@ -58,9 +58,14 @@ def vgg11(classes: int, width: float = 1.0) -> nn.Module:
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
     hidden = scaled(512, width)
     return nn.Sequential(
-        *(*layers, nn.Flatten()),
-        *(nn.Dropout(), nn.Linear(inputs, hidden), nn.ReLU()),
-        *(nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU()),
+        *layers,
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(inputs, hidden),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
         nn.Linear(hidden, classes),
     )
 
@@ -140,8 +145,11 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            *(_convolution(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs), nn.ReLU()),
-            *(_convolution(outputs, outputs), nn.BatchNorm2d(outputs)),
+            _convolution(inputs, outputs, stride=stride),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            _convolution(outputs, outputs),
+            nn.BatchNorm2d(outputs),
         )
         self.shortcut = nn.Sequential()
         if stride > 1 or inputs != outputs:
@@ -161,8 +169,12 @@ class DenseLayer(nn.Module):
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
         self.new = nn.Sequential(
-            *(nn.BatchNorm2d(inputs), nn.ReLU(), _convolution(inputs, 4 * growth, size=1)),
-            *(nn.BatchNorm2d(4 * growth), nn.ReLU(), _convolution(4 * growth, growth)),
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(),
+            _convolution(inputs, 4 * growth, size=1),
+            nn.BatchNorm2d(4 * growth),
+            nn.ReLU(),
+            _convolution(4 * growth, growth),
         )
 
     def forward(self, x: Tensor) -> Tensor:

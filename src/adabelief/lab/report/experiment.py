@@ -1,91 +1,124 @@
-"""The report's section on one experiment."""
+"""The report's chapter on one experiment."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 
-from adabelief.lab.analysis.experiments import Experiment
+from adabelief.lab.analysis.experiments import Experiment, what_ran
 from adabelief.lab.analysis.published import published
 from adabelief.lab.analysis.runs import Run
-from adabelief.lab.analysis.statistics import Comparison, comparisons, reference, target
-from adabelief.lab.report.generated import generated_images
+from adabelief.lab.analysis.statistics import Comparison, Verdict
+from adabelief.lab.report import figures
+from adabelief.lab.report.chapter import Chapter, Picture
 from adabelief.lab.report.published import beside_published
-from adabelief.lab.report.sentences import divergences
+from adabelief.lab.report.sentences import divergences, on_experiment, on_search
 from adabelief.lab.report.tables import marked, table
-from adabelief.lab.report.words import FIGURES, count, join, margin, number, rough, spread, stem
+from adabelief.lab.report.times import times
+from adabelief.lab.report.words import count, margin, number, rough, seeds, spread, stem
 
 
-def section(experiment: Experiment) -> str:
-    """A section of Markdown on an experiment: what was run, results, figures, times, published numbers."""
-    parts = [f"## {experiment.name}", _what_was_run(experiment)]
-    if unfinished := [run for run in experiment.runs if not run.finished]:
-        listed = [
-            f"{run.label}, seed {run.config.seed} ({len(run.epochs)} of {run.config.epochs} epochs)"
-            for run in unfinished
-        ]
-        parts.append(f"**Unfinished, and in no number below:** {'; '.join(listed)}.")
-    diverged = [text for label, runs in experiment.groups.items() if (text := divergences(label, runs))]
-    if diverged:
-        parts.append(
-            f"**Diverged, and in no mean below:** {'; '.join(diverged)}. Means over the other seeds of these "
-            "optimizers (marked †) are of a selection, and flatter them."
-        )
+def chapter(verdict: Verdict, *, first: bool = True) -> Chapter:
+    """What was run, results, figures, times, published numbers.
+
+    Args:
+        verdict: What is concluded from it.
+        first: Whether no other experiment stands before it: then what ± means is said beside its table.
+    """
+    experiment = verdict.experiment
+    parts = [_what_was_run(verdict), *_missing(experiment)]
+    pictures: list[Picture] = []
     if experiment.valid:
+        test, curves, step = pictures = _pictures(verdict)
         parts += [
-            _results(experiment),
-            f"![Test {experiment.metric.called} of every run, by optimizer]({FIGURES}/{stem(experiment)}-test.png)",
-            _dots_caption(experiment),
-            f"![Training loss and {experiment.metric.called} by epoch]({FIGURES}/{stem(experiment)}-curves.png)",
+            _results(verdict),
+            _beside_results(verdict, first=first),
+            str(test),
+            _dots_caption(verdict),
+            str(curves),
             _curves_caption(experiment),
-            generated_images(experiment),
-            _times(experiment),
-            f"![Time of a step, by optimizer]({FIGURES}/{stem(experiment)}-time.png)",
-            "Medians over the steps of an epoch, then over epochs and seeds, without the first steps of each run.",
-            beside_published(experiment),
+            times(verdict, step),
+            "" if experiment.smoke else beside_published(experiment),
         ]
-    return "\n\n".join(filter(None, parts))
+    return Chapter(experiment.name, "\n\n".join(filter(None, parts)), on_experiment(verdict), pictures)
 
 
-def _what_was_run(experiment: Experiment) -> str:
+def _pictures(verdict: Verdict) -> list[Picture]:
+    metric, name = verdict.experiment.metric, stem(verdict.experiment)
+    return [
+        Picture(f"{name}-test", f"Test {metric.called} of every run, by optimizer", figures.dots(verdict)),
+        Picture(f"{name}-curves", f"Training loss and {metric.called} by epoch", figures.curves(verdict)),
+        Picture(f"{name}-time", "Time of a step, by optimizer", figures.times(verdict)),
+    ]
+
+
+def _missing(experiment: Experiment) -> list[str]:
+    """What is in no number: runs that have not started, have not finished, or diverged."""
+    begun = [run for run in experiment.runs if run.started and not run.finished]
+    told = []
+    if waiting := [f"{run.label}, {seeds([run])}" for run in experiment.runs if not run.started]:
+        told.append(f"**Not started, and in no number below:** {'; '.join(waiting)}.")
+    if unfinished := [
+        f"{run.label}, {seeds([run])} ({len(run.epochs)} of {count(run.config.epochs, 'epoch')})" for run in begun
+    ]:
+        told.append(f"**Unfinished, and in no number below:** {'; '.join(unfinished)}.")
+    if diverged := divergences(experiment):
+        told.append(
+            f"**Diverged, and in no mean below:** {diverged}. Means over the other seeds of these optimizers (marked "
+            "†) are of a selection, and flatter them."
+        )
+    return told
+
+
+def _what_was_run(verdict: Verdict) -> str:
+    experiment = verdict.experiment
     config, task = experiment.config, experiment.task
-    sentences = [f"`{task.name}`: {task.summary}."]
     parameters = {run.outcome["parameters"] for run in experiment.runs if run.finished}
     network = [f"{' or '.join(f'{n:,}' for n in sorted(parameters))} parameters"] if parameters else []
     precision = {"no": "float32"}.get(config.precision, f"{config.precision} autocast")
     run = next((run for run in experiment.runs if run.epochs), None)
     sizes = {part: run.epochs[-1].get(f"{part}_examples") for part in ("validation", "test")} if run else {}
     examples = [f"{int(n):,} {part} examples" for part, n in sizes.items() if n]
-    facts = [
-        config.model,
-        *network,
-        *examples,
-        count(config.epochs, "epoch"),
-        f"batches of {config.batch_size}",
-        precision,
+    facts = [*what_ran(task, config), *network, *examples, count(config.epochs, "epoch")]
+    facts += [f"batches of {config.batch_size}", precision]
+    schedule = run.schedule() if run else ""
+    sentences = [
+        f"`{task.name}`: {task.summary}.",
+        f"Here: {', '.join(filter(None, facts))}.",
+        f"The learning rate {_schedule(schedule)}." if schedule else "",
+        _same_start(experiment),
+        _tuning(verdict),
     ]
-    sentences.append(f"Here: {', '.join(filter(None, facts))}.")
-    drops = run.drops() if run else []
-    if drops:
-        divided = [f"by {factor:g} after epoch {epoch}" for epoch, factor in drops]
-        sentences.append(f"The learning rate was divided {join(divided)}.")
-    seeds = sorted({run.config.seed for run in experiment.runs})
-    sentences.append(
-        f"{'Seeds' if len(seeds) > 1 else 'Seed'} {join(list(map(str, seeds)))}; with the same seed, every optimizer "
-        "starts from the same weights and sees the same batches. The epoch is picked on the validation set; the test "
-        "set chooses nothing."
-    )
-    parts, note, asked_for = [" ".join(sentences)], experiment.scale.note, experiment.asked_for()
+    parts, note, asked_for = [" ".join(filter(None, sentences))], experiment.scale.note, experiment.asked_for()
     if note:
         against = "Otherwise than in the published experiment" if published(config.task) else "At this scale"
-        parts.append(f"**{against}:** {note}.")
+        autocast = "" if config.precision == "no" else f"; {precision}"
+        parts.append(f"**{against}:** {note}{autocast}.")
     if asked_for:
         parts.append(f"**Asked for:** {'; '.join(asked_for)}.")
     return "\n\n".join(parts)
 
 
-def _results(experiment: Experiment) -> str:
-    compared, ours = comparisons(experiment), reference(experiment)
+def _schedule(words: str) -> str:
+    return f"is {words}" if words == "constant" else f"was {words}" if words.startswith("divided") else words
+
+
+def _same_start(experiment: Experiment) -> str:
+    shown = seeds(experiment.runs)
+    sees = "learns from what its own agent plays" if experiment.plays else "sees the same batches"
+    return (
+        f"{shown[0].upper()}{shown[1:]}; with the same seed, every optimizer starts from the same weights and {sees}. "
+        "The epoch is picked on the validation set; the test set chooses nothing."
+    )
+
+
+def _tuning(verdict: Verdict) -> str:
+    if searched := on_search(verdict):
+        return searched[0]
+    return "No settings were tuned here: they are the task's own, published or not."
+
+
+def _results(verdict: Verdict) -> str:
+    experiment, ours = verdict.experiment, verdict.reference
     metric = experiment.measured
     rows: list[tuple[str, ...]] = []
     for label, runs in experiment.groups.items():
@@ -94,7 +127,7 @@ def _results(experiment: Experiment) -> str:
             (
                 marked(experiment, label),
                 spread([run.test for run in valid]) if valid else "–",
-                _difference(compared.get(label), same=label == ours),
+                _difference(verdict.comparisons.get(label), same=label == ours),
                 ", ".join(_seed(run) for run in runs),
                 spread([run.last_test for run in valid]) if valid else "–",
                 spread([run.validation for run in valid]) if valid else "–",
@@ -105,11 +138,20 @@ def _results(experiment: Experiment) -> str:
         )
     header = (
         *("optimizer", f"test {metric}", f"minus {ours}'s", "seed by seed", f"test {metric}, last epoch"),
-        *(f"validation {metric}", "best epoch", "last training loss", "settings"),
+        *(f"validation {metric}", "best epoch", f"last {experiment.task.training_loss}", "settings"),
     )
-    keep = [i for i in range(len(header)) if i != 2 or compared]
+    keep = [i for i in range(len(header)) if i != 2 or verdict.comparisons]
     rows = [tuple(row[i] for i in keep) for row in rows]
     return table([header[i] for i in keep], rows, left={0, len(keep) - 1})
+
+
+def _beside_results(verdict: Verdict, *, first: bool) -> str:
+    sentences = []
+    if first and verdict.experiment.repeated:
+        sentences.append("± is the standard deviation over the seeds; beside a difference, its margin.")
+    if verdict.comparisons and not verdict.search:
+        sentences.append("Settings are untuned: this compares them as much as the optimizers.")
+    return " ".join(sentences)
 
 
 def _difference(comparison: Comparison | None, *, same: bool) -> str:
@@ -119,60 +161,29 @@ def _difference(comparison: Comparison | None, *, same: bool) -> str:
 
 
 def _seed(run: Run) -> str:
+    if not run.started:
+        return "not started"
     if not run.finished:
         return "unfinished"
     return "diverged" if run.diverged else number(run.test)
 
 
-def _dots_caption(experiment: Experiment) -> str:
-    n = next(iter(experiment.valid.values()))[0].test_examples
-    size = f" {n:,} test examples: one of them counts {100 / n:.2g} %." if n and experiment.metric.unit == "%" else ""
-    return f"Test {experiment.metric.called} at the epoch with the best validation {experiment.metric.called}.{size}"
+def _dots_caption(verdict: Verdict) -> str:
+    experiment = verdict.experiment
+    metric, n = experiment.metric, next(iter(experiment.valid.values()))[0].test_examples
+    size = f" {n:,} test examples: one of them counts {100 / n:.2g} %." if n and metric.unit == "%" else ""
+    said = f" Whiskers: {whiskers}." if (whiskers := figures.whiskers(verdict)) else ""
+    return f"Test {metric.called} at the epoch with the best validation {metric.called}.{size}{said}"
 
 
 def _curves_caption(experiment: Experiment) -> str:
-    drops = " The dotted line is where the learning rate drops." if experiment.runs[0].drops() else ""
-    return (
-        "Lines are means over the seeds, bands reach from the lowest seed to the highest. The training loss is the "
-        f"mean over an epoch's steps, the rest is measured after it.{drops}"
-    )
-
-
-def _times(experiment: Experiment) -> str:
-    aim = target(experiment)
-    rows = []
-    for label, runs in experiment.valid.items():
-        to_target = []
-        if aim:
-            epochs = [str(hit[0]) if hit else "never" for hit in aim.reached[label]]
-            seconds = [hit[1] for hit in aim.reached[label] if hit]
-            missed = len(runs) - len(seconds)
-            mean = f"{statistics.fmean(seconds):.1f}" if seconds else "–"
-            to_target = [", ".join(epochs), mean if not missed else f"{mean} ({len(seconds)} of {len(runs)} seeds)"]
-        rows.append(
-            (
-                marked(experiment, label),
-                *to_target,
-                _milliseconds(runs, "optimizer_seconds"),
-                _milliseconds(runs, "step_seconds"),
-                f"{statistics.fmean(run.outcome['run_seconds'] for run in runs):.1f}",
-                f"`{runs[0].arguments}`",
-            )
-        )
-    header = ["optimizer", "epochs to target, seed by seed", "seconds to target", "`step()`, ms", "whole step, ms"]
-    header = [*(header if aim else (header[0], *header[3:])), "whole run, s", "settings"]
-    text = [f"### Time: {experiment.name}", table(header, rows, left={0, len(header) - 1})]
-    if aim:
-        metric = experiment.metric
-        text.append(
-            f"The target is a validation {metric.called} of {number(aim.level)}{metric.suffix}: the best of its worst "
-            "seed, for the middle one of the optimizers (of two, the worse), so that at least half of them reach it "
-            "with every seed. Seconds are of training and evaluation until then."
-        )
-    if not experiment.same_place:
-        text.append("**These runs were not all made on the same kind of machine: do not compare their times.**")
-    return "\n\n".join(text)
-
-
-def _milliseconds(runs: Sequence[Run], key: str) -> str:
-    return f"{1e3 * statistics.median(run.outcome[key] for run in runs):.2f}"
+    drops = len(experiment.runs[0].drops())
+    sentences = [
+        f"The {experiment.task.training_loss} is the mean over an epoch's steps, the rest is measured after it.",
+        "An axis of the rest shows the second half of a run; what lies off it is said below it.",
+    ]
+    if experiment.repeated:
+        sentences.insert(0, "Lines are means over the seeds, bands reach from the lowest seed to the highest.")
+    if drops:
+        sentences.append(f"The dotted {'line is' if drops == 1 else 'lines are'} where the learning rate drops.")
+    return " ".join(sentences)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,14 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from adabelief.lab.analysis.experiments import Experiment
-from adabelief.lab.analysis.statistics import standard_error
+from adabelief.lab.analysis.statistics import Verdict, standard_error
 from adabelief.lab.report.style import INK, QUIET, WIDTH, files_of, label_axes, looks, styled
+from adabelief.lab.report.words import join
 
 
 @styled
-def curves(experiment: Experiment) -> dict[str, bytes]:
+def curves(verdict: Verdict) -> dict[str, bytes]:
     """Training loss and the metric on every set it was measured on, by epoch: mean over the seeds, range as a band."""
+    experiment = verdict.experiment
     metric = experiment.metric
     measured = [("train_loss", "Training loss")] + [
         (f"{part}_{metric.name}", f"{title} {metric.called}")
@@ -28,8 +30,8 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
         if any(run.curve(f"{part}_{metric.name}") for run in experiment.runs)
     ]
     rows, columns = (2, 2) if len(measured) == 4 else (1, len(measured))
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.25 * rows), layout="constrained")
-    drawn = looks(experiment)
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.25 * rows))
+    drawn = looks(verdict)
     for axes, (name, title) in zip(figure.subplots(rows, columns, squeeze=False).flat, measured, strict=True):
         ranges = {}
         for i, (label, runs) in enumerate(experiment.valid.items()):
@@ -60,8 +62,7 @@ def curves(experiment: Experiment) -> dict[str, bytes]:
             label_axes(axes, title, "epoch", None)
         else:
             hidden = _zoom(axes, ranges, metric.higher_is_better)
-            note = f"\noff the axis: {', '.join(hidden)}" if hidden else ""
-            label_axes(axes, _in_lines(title, metric.unit), f"epoch{note}", None)
+            label_axes(axes, _in_lines(title, metric.unit), "\n".join(["epoch", *hidden]), None)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     for columns in range(min(len(labels), 6), 0, -1):
         legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=3.0)
@@ -79,14 +80,21 @@ def _in_lines(title: str, unit: str) -> str:
 
 
 def _zoom(axes: Axes, ranges: Mapping[str, Sequence[NDArray[Any]]], higher_is_better: bool) -> list[str]:
-    """Makes the axis show the second half of the curves; those far behind the others stay out, and are returned."""
+    """Makes the axis show the second half of the curves, without those far behind; returns what it hides, in lines."""
     sign = 1.0 if higher_is_better else -1.0
-    halves = {label: sign * np.stack(ends)[:, len(ends[0]) // 2 :] for label, ends in ranges.items()}
+    whole = {label: sign * np.stack(ends) for label, ends in ranges.items()}
+    halves = {label: ends[:, ends.shape[1] // 2 :] for label, ends in whole.items()}
     top = max(float(half.max()) for half in halves.values())
     depth = _depth([top - float(half.min()) for half in halves.values()], 4) or abs(top) / 20 or 1.0
-    near, far = sign * (top + 0.06 * depth), sign * (top - 1.12 * depth)
-    axes.set_ylim(min(near, far), max(near, far))
-    return [label for label, half in halves.items() if half.max() < top - 1.12 * depth]
+    bottom, ceiling = top - 1.12 * depth, top + 0.06 * depth
+    axes.set_ylim(*sorted((sign * ceiling, sign * bottom)))
+    out = [label for label, half in halves.items() if half.max() < bottom]
+    hidden = [(whole[label].min(0) < bottom) | (whole[label].max(0) > ceiling) for label in whole if label not in out]
+    last = max((int(epoch) for epochs in hidden for epoch in np.flatnonzero(epochs)), default=-1)
+    parts = [join(out)] if out else []
+    if last >= 0:
+        parts.append(f"{'others' if out else 'parts'} up to epoch {last + 1}")
+    return textwrap.wrap(f"off the axis: {'; '.join(parts)}", 30) if parts else []
 
 
 def _depth(behind: Sequence[float], times: float) -> float:
@@ -96,10 +104,10 @@ def _depth(behind: Sequence[float], times: float) -> float:
 
 
 @styled
-def dots(experiment: Experiment) -> dict[str, bytes]:
+def dots(verdict: Verdict) -> dict[str, bytes]:
     """The test metric at the best validation epoch: every seed, the mean, and its standard error."""
-    groups, drawn, metric = experiment.valid, looks(experiment), experiment.metric
-    figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * max(len(groups), 3)), layout="constrained")
+    groups, drawn, metric = verdict.experiment.valid, looks(verdict), verdict.experiment.metric
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * max(len(groups), 3)))
     axes = figure.subplots()
     for row, (label, runs) in enumerate(groups.items()):
         values = np.array([run.test for run in runs])
@@ -140,17 +148,30 @@ def dots(experiment: Experiment) -> dict[str, bytes]:
     handles = [
         Line2D([], [], marker="o", markersize=4, color=QUIET, linestyle="", label="one seed"),
         Line2D([], [], marker="|", color=INK, markersize=9, markeredgewidth=1.4, linestyle="", label="mean"),
-        Line2D([], [], marker="|", color=QUIET, linewidth=0.8, label="± one standard error of the mean"),
     ]
+    if said := whiskers(verdict):
+        handles.append(Line2D([], [], marker="|", color=QUIET, linewidth=0.8, label=said))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return files_of(figure)
 
 
+def whiskers(verdict: Verdict) -> str:
+    """What the whiskers of `dots` are; empty where there are none: one seed has no spread of its own."""
+    runs = list(verdict.experiment.valid.values())
+    several, alone = ([len(group) > 1 for group in runs].count(more) for more in (True, False))
+    of_test_set = any(standard_error(group[:1]) for group in runs)
+    if not several:
+        return "± one standard error, of the test set alone" if of_test_set else ""
+    parts = "seeds and test set" if of_test_set else "seeds"
+    rest = "test set" if of_test_set else "none"
+    return f"± one standard error: {parts}{f' (of one seed: {rest})' if alone else ''}"
+
+
 @styled
-def times(experiment: Experiment) -> dict[str, bytes]:
+def times(verdict: Verdict) -> dict[str, bytes]:
     """The time of `step()` and of a whole training step: medians over the steps and the seeds."""
-    groups, drawn = experiment.valid, looks(experiment)
-    figure = Figure(figsize=(WIDTH, 0.6 + 0.21 * max(len(groups), 3)), layout="constrained")
+    groups, drawn = verdict.experiment.valid, looks(verdict)
+    figure = Figure(figsize=(WIDTH, 0.6 + 0.21 * max(len(groups), 3)))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, title in zip(
         panels,

@@ -1,4 +1,4 @@
-"""What GANs made: the part of an experiment's section on it, and its figures."""
+"""The report's chapter on what GANs made, and its figures."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adabelief.lab.analysis.experiments import Experiment
+from adabelief.lab.analysis.statistics import Verdict
+from adabelief.lab.report.chapter import Chapter, Picture
 from adabelief.lab.report.style import INK, QUIET, WIDTH, files_of, label_axes, looks, styled
 from adabelief.lab.report.tables import marked, table
-from adabelief.lab.report.words import FIGURES, number, rough, stem
+from adabelief.lab.report.words import number, rough, stem
 
 
-def generated_images(experiment: Experiment) -> str:
+def chapter(verdict: Verdict) -> Chapter:
     """What a GAN made, and how diverse it was."""
-    if not experiment.samples:
-        return ""
+    experiment = verdict.experiment
     rows = []
     for label, runs in experiment.valid.items():
         diversity = [run.curve("diversity") for run in runs]
@@ -43,24 +44,27 @@ def generated_images(experiment: Experiment) -> str:
     )
     metric = experiment.metric
     between = next((x for runs in experiment.valid.values() for run in runs for x in run.curve("real_frechet")), None)
-    boxes = (
-        f"![Box plots of the test {metric.called}, by optimizer]({FIGURES}/{stem(experiment)}-boxes.png)",
-        "Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest.",
-    )
+    name = stem(experiment)
+    shown = Picture(f"{name}-samples", "Generated images over training, by optimizer", samples(experiment))
+    pictures = [shown]
     real = "" if between is None else f"Real images, those for validation, are {number(between)} from the test images."
-    return "\n\n".join(
-        [
-            f"### Generated images: {experiment.name}",
-            f"![Generated images over training, by optimizer]({FIGURES}/{stem(experiment)}-samples.png)",
-            f"The first seed of each optimizer; the same latents everywhere. {real}".rstrip(),
-            *(boxes if experiment.repeated else ()),
-            table(header, rows, left={0, len(header) - 1}),
-            "Seed by seed. Diversity is the root mean square distance between generated images, on the features of the "
-            f"{metric.called}, divided by that between test images. Pixels apart is the root mean square difference "
-            "between two of the images that an epoch shows, of 255 levels. Where one of them falls to 0 the generator "
-            "has collapsed to one image.",
+    parts = [str(shown), f"The first seed of each optimizer; the same latents everywhere. {real}".rstrip()]
+    if experiment.repeated:
+        box = Picture(f"{name}-boxes", f"Box plots of the test {metric.called}, by optimizer", boxes(verdict))
+        pictures.append(box)
+        parts += [
+            str(box),
+            "Boxes reach from quartile to quartile of the seeds, whiskers to the lowest and the highest; a point is a "
+            "seed. One seed is its point alone.",
         ]
-    )
+    parts += [
+        table(header, rows, left={0, len(header) - 1}),
+        "Seed by seed. Diversity is the root mean square distance between generated images, on the features of the "
+        f"{metric.called}, divided by that between test images. Pixels apart is the root mean square difference "
+        "between two of the images that an epoch shows, of 255 levels. Where one of them falls to 0 the generator "
+        "has collapsed to one image.",
+    ]
+    return Chapter(f"Generated images: {experiment.name}", "\n\n".join(parts), pictures=pictures)
 
 
 def pixels(png: str) -> NDArray[np.uint8]:
@@ -84,7 +88,7 @@ def samples(experiment: Experiment) -> dict[str, bytes]:
     """What the first seed of each optimizer generated, from the same latents, after four of its epochs or fewer."""
     shown, cell = experiment.samples, WIDTH / 4
     epochs = sorted({round(epoch) for epoch in np.linspace(1, min(map(len, shown.values())), 4)})
-    figure = Figure(figsize=(cell * len(epochs), 0.3 + 0.56 * cell * len(shown)), layout="constrained")
+    figure = Figure(figsize=(cell * len(epochs), 0.3 + 0.56 * cell * len(shown)))
     grid = figure.subplots(len(shown), len(epochs), squeeze=False)
     for panels, (label, generated) in zip(grid, shown.items(), strict=True):
         panels[0].set_ylabel(label)
@@ -94,24 +98,36 @@ def samples(experiment: Experiment) -> dict[str, bytes]:
             axes.imshow(np.vstack([np.hstack(images[:half]), np.hstack(images[half : 2 * half])]))
             axes.set_xticks([])
             axes.set_yticks([])
+            axes.grid(visible=False)
     for axes, epoch in zip(grid[0], epochs, strict=True):
-        axes.set_title(f"epoch {epoch}", loc="left")
+        axes.set_title(f"epoch {epoch}", fontweight="normal")
     return files_of(figure)
 
 
 @styled
-def boxes(experiment: Experiment) -> dict[str, bytes]:
+def boxes(verdict: Verdict) -> dict[str, bytes]:
     """The test metric at the best validation epoch: quartiles, median and range over the seeds, and every seed."""
-    groups, drawn = experiment.valid, looks(experiment)
-    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    groups, drawn = verdict.experiment.valid, looks(verdict)
+    figure = Figure(figsize=(WIDTH, 2.6))
     axes = figure.subplots()
     values = [[run.test for run in runs] for runs in groups.values()]
-    axes.boxplot(values, whis=(0, 100), widths=0.5, medianprops={"color": INK}, boxprops={"color": QUIET})
+    places, several = zip(*[(i, tests) for i, tests in enumerate(values, 1) if len(tests) > 1], strict=True)
+    quiet = {"color": QUIET}
+    axes.boxplot(
+        several,
+        positions=places,
+        whis=(0, 100),
+        widths=0.5,
+        boxprops=quiet,
+        whiskerprops=quiet,
+        capprops=quiet,
+        medianprops={"color": INK},
+    )
     for i, (label, tests) in enumerate(zip(groups, values, strict=True), 1):
         look = drawn[label]
         axes.plot([i] * len(tests), tests, look.marker, color=look.colour, markersize=4, alpha=0.8)
     axes.set_xticks(range(1, 1 + len(groups)), list(groups), rotation=20)
-    label_axes(axes, f"Test {experiment.measured}", None, None)
+    label_axes(axes, f"Test {verdict.experiment.measured}", None, None)
     return files_of(figure)
 
 

@@ -2,68 +2,55 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
 from itertools import pairwise
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfc; --line: #d5d5d0; --quiet: #f1f1ee;
-        --link: #0b57a4; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e4e0; --paper: #191a1c; --line: #44464a; --quiet: #25272a; --link: #8ab8f0; }
-}
-body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 74rem; margin: 2rem auto 5rem; padding: 0 1.2rem; overflow-wrap: anywhere; }
-p, ul, ol { max-width: 50rem; }
-h1 { font-size: 1.9rem; line-height: 1.25; }
-h3 { margin-top: 2.2rem; }
-h2 { margin-top: 3.2rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
-a { color: var(--link); }
-code { font: .87em ui-monospace, monospace; background: var(--quiet); padding: .1em .3em; border-radius: 3px; }
-img { max-width: 100%; height: auto; background: white; border: 1px solid var(--line); border-radius: 6px;
-      padding: .5rem; box-sizing: border-box; vertical-align: top; }
-img:not([src^="data:image/gif"]) { width: 58rem; }
-p:has(> img) { max-width: none; margin-bottom: 0; }
-p:has(> img) + p { margin-top: .5rem; font-size: .85rem; opacity: .85; }
-.scroll { overflow-x: auto; margin: 1.2rem 0; }
-table { border-collapse: collapse; font-size: .78rem; line-height: 1.4; font-variant-numeric: tabular-nums;
-        border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); overflow-wrap: normal; }
-th, td { padding: .32rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { vertical-align: bottom; border-bottom: 1px solid var(--ink); font-weight: 600; line-height: 1.25; }
-td { white-space: nowrap; }
-td:last-child { white-space: normal; min-width: 15rem; }
-td:last-child:has(> code) { min-width: 18rem; overflow-wrap: anywhere; }
-th code, td code { background: none; padding: 0; font-size: .95em; }
-tbody tr:hover { background: var(--quiet); }
-"""
+from adabelief.lab.report.chapter import Picture
+
+LONG = 90
+"""Characters of a command; a longer one is folded."""
 
 
-def page(markdown: str, images: Mapping[str, str]) -> str:
+def page(markdown: str, pictures: Mapping[str, Picture]) -> str:
     """Renders a page that needs no other file.
 
     Args:
         markdown: CommonMark with tables; its first heading is the page's title.
-        images: The data URI of each image that the text shows, by the name that it has there.
+        pictures: Each picture that the text shows, by the link that it has there.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
-    titles = []
-    for token, content in pairwise(tokens):
-        if token.type == "heading_open":
-            titles.append(content.content)
-            token.attrSet("id", slug(content.content))
-    for image in _images(tokens):
-        image.attrSet("src", images[str(image.attrGet("src"))])
-    body = parser.renderer.render(tokens, parser.options, {})
-    body = body.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    headings = [(opening, content.content) for opening, content in pairwise(tokens) if opening.type == "heading_open"]
+    for opening, text in headings:
+        opening.attrSet("id", slug(text))
+    chapters = [text for opening, text in headings if opening.tag == "h2"]
+    rules = {
+        "heading_open": _heading_open,
+        "heading_close": _heading_close,
+        "fence": _fence,
+        "paragraph_open": _paragraph,
+        "paragraph_close": _paragraph,
+        "table_open": lambda *_: '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>\n',
+        "table_close": lambda *_: "</table></div>\n",
+        "image": lambda tokens, i, options, env: _figure(pictures[str(tokens[i].attrGet("src"))]),
+    }
+    renderer: Any = parser.renderer
+    renderer.rules.update(rules)
+    body = renderer.render(tokens, parser.options, {})
+    style = (resources.files("adabelief.lab.report") / "page.css").read_text()
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(titles[0])}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+        f"<title>{escape(headings[0][1])}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"{_contents(chapters)}<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
 
@@ -72,5 +59,57 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def _images(tokens: list[Token]) -> list[Token]:
-    return [child for token in tokens for child in token.children or [] if child.type == "image"]
+def _contents(chapters: Sequence[str]) -> str:
+    if len(chapters) < 2:
+        return "<nav></nav>\n"  # the page's grid has a place for it
+    links = "".join(f'<li><a href="#{slug(text)}">{escape(text)}</a></li>' for text in chapters)
+    return f'<nav aria-label="Contents"><details open><summary>Contents</summary><ul>{links}</ul></details></nav>\n'
+
+
+def _heading_open(tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    """A heading links to itself, so that its place in the page can be passed on; the title needs no place."""
+    tag, anchor = tokens[i].tag, tokens[i].attrGet("id")
+    return f'<{tag} id="{anchor}">' + ("" if tag == "h1" else f'<a href="#{anchor}">')
+
+
+def _heading_close(tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    tag = tokens[i].tag
+    return f"{'' if tag == 'h1' else '</a>'}</{tag}>\n"
+
+
+def _paragraph(tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    """A picture by itself is no paragraph, and a tight list has none either."""
+    opens = tokens[i].type == "paragraph_open"
+    content = tokens[i + 1 if opens else i - 1]
+    alone = [child.type for child in content.children or []] == ["image"]
+    if alone or tokens[i].hidden:
+        return "" if opens else "\n"
+    return "<p>" if opens else "</p>\n"
+
+
+def _fence(tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    code = tokens[i].content.strip()
+    block = f"<pre><code>{escape(code)}</code></pre>"
+    if len(code) <= LONG:
+        return f"{block}\n"
+    start = code[:LONG].rpartition(" ")[0] or code[:LONG]
+    return f'<details class="command"><summary><code>{escape(start)} …</code></summary>{block}</details>\n'
+
+
+def _figure(picture: Picture) -> str:
+    """A picture at its own size: as an SVG, which has its own colours on dark pages, or as a film with two versions."""
+    files, title = picture.files, escape(picture.title)
+    if "gif" in files:
+        dark = f'<source media="(prefers-color-scheme: dark)" srcset="{_data("gif", files["dark.gif"])}">'
+        image = f'<picture>{dark}<img alt="{title}" src="{_data("gif", files["gif"])}"></picture>'
+    else:
+        image = f'<img alt="{title}" src="{_data("svg+xml", files["svg"])}">'
+    name = f"figure-{slug(picture.name)}"
+    return (
+        f'<figure id="{name}"><div class="scroll" tabindex="0" role="region" aria-label="figure">'
+        f'<a href="#{name}">{image}</a></div></figure>'
+    )
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

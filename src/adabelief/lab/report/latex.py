@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from adabelief.lab.analysis.experiments import Experiment
-from adabelief.lab.analysis.statistics import comparisons, reference
+from adabelief.lab.analysis.statistics import Verdict
 from adabelief.lab.report.sentences import divergences
 from adabelief.lab.report.words import margin, spread
 
@@ -27,9 +26,9 @@ _SPECIAL = {
 }
 
 
-def tables(experiments: Sequence[Experiment]) -> str:
+def tables(verdicts: Sequence[Verdict]) -> str:
     r"""A table for each experiment of which something has finished; it needs `\usepackage{booktabs}`."""
-    return "% \\usepackage{booktabs}\n" + "\n".join(_table(x) for x in experiments if x.valid)
+    return "% \\usepackage{booktabs}\n" + "\n".join(_table(verdict) for verdict in verdicts if verdict.experiment.valid)
 
 
 def escape(text: str) -> str:
@@ -37,12 +36,12 @@ def escape(text: str) -> str:
     return re.sub(".", lambda match: _SPECIAL.get(match[0], match[0]), text)
 
 
-def _table(experiment: Experiment) -> str:
-    compared, ours = comparisons(experiment), reference(experiment)
+def _table(verdict: Verdict) -> str:
+    experiment, compared, ours = verdict.experiment, verdict.comparisons, verdict.reference
     config = experiment.config
     rows = []
     for label, runs in experiment.valid.items():
-        difference = "0" if label == ours else margin(compared[label]) if label in compared else "–"
+        difference = "0" if compared and label == ours else margin(compared[label]) if label in compared else "–"
         cells = (
             label,
             spread([run.test for run in runs]),
@@ -65,12 +64,12 @@ def _table(experiment: Experiment) -> str:
         ]
     )
     settings = "; ".join(f"{label}: {runs[0].arguments}" for label, runs in experiment.valid.items())
-    diverged = [text for label, runs in experiment.groups.items() if (text := divergences(label, runs))]
+    diverged = divergences(experiment)
     caption = (
         f"{experiment.name}: mean ± standard deviation over the seeds, at the epoch that the validation set picked; "
         f"{config.epochs} {'epoch' if config.epochs == 1 else 'epochs'}, batches of {config.batch_size}."
         + (" Differences with 95 % confidence intervals for all of them together." if compared else "")
-        + (f" In no mean: {'; '.join(diverged)}." if diverged else "")
+        + (f" In no mean: {diverged}." if diverged else "")
     )
     body = "\n    ".join(rows)
     return rf"""\begin{{table*}}

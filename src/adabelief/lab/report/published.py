@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from adabelief.lab.analysis.experiments import Experiment
+from adabelief.lab.analysis.experiments import Experiment, other_data
 from adabelief.lab.analysis.published import (
     BEST,
     FID_BEST,
@@ -19,11 +19,8 @@ from adabelief.lab.analysis.published import (
 from adabelief.lab.analysis.runs import Run
 from adabelief.lab.models import frechet
 from adabelief.lab.report.tables import marked, table
-from adabelief.lab.report.words import signed, spread
+from adabelief.lab.report.words import number, signed, spread
 from adabelief.lab.task import Metric
-
-DATA = ("images", "text", "corpus", "environment")
-"""The options that say what a task learns from."""
 
 _SHORT = {
     **dict.fromkeys(LAST_EPOCH, "last epoch"),
@@ -45,8 +42,8 @@ def beside_published(experiment: Experiment) -> str:
     columns.sort(key=lambda column: (column[0] not in LAST_EPOCH, column[0] != BEST))
     sources = list(dict.fromkeys(source for _, source in columns))
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
-    other_data = _other_data(experiment)
-    compared = config.scale != "smoke" and not other_data
+    other = [f"{own}, not {theirs}" for own, theirs in other_data(experiment.task, config).values()]
+    compared = config.scale == "paper" and not other
     lines = []
     for label, runs in experiment.valid.items():
         theirs = [row for row in rows if row.optimizer == label]
@@ -69,14 +66,18 @@ def beside_published(experiment: Experiment) -> str:
     explained = "".join(f"\n- ({_letter(i)}) {note}" for i, note in enumerate(notes))
     scaled = [text for text in (experiment.scale.note, *experiment.asked_for()) if text]
     caveat = f" **What sets ours apart:** {'; '.join(scaled)}." if scaled else ""
-    if other_data:
-        caveat += f" **Ours is on other data** ({other_data}), so there is no difference to give."
+    if other:
+        caveat += f" **Ours is on other data** ({', '.join(other)}), so there is no difference to give."
+    elif not compared:
+        caveat += " **Ours is another experiment**, cut down as above, so there is no difference to give."
+    given = compared and any(_comparable(row, metric) for row in rows)
     if not all(_comparable(row, metric) for row in rows):
         caveat += f" **Ours is no FID:** it is measured {metric.unit}, so there is no difference to give."
     return "\n\n".join(
         [
             heading,
-            f"Numbers are test {experiment.measured}, and in parentheses ours minus theirs. "
+            f"Numbers are test {experiment.measured}{', and in parentheses ours minus theirs' if given else ''}; ± is "
+            "a standard deviation over runs, where the source gives one. "
             "Numbers of the last epoch stand against ours of the last epoch, all others against ours of the epoch that "
             "validation picked. A published best is picked on the test set itself, which makes it better than what a "
             f"validation set finds. ≈ is read off a figure.{caveat}",
@@ -94,19 +95,9 @@ def _beside(runs: Sequence[Run], theirs: Sequence[Published], notes: Sequence[st
         shown = compared and _comparable(row, runs[0].metric)
         difference = f" ({signed(ours - row.value, beside=row.value)})" if shown else ""
         mark = f" ({_letter(notes.index(row.note))})" if row.note else ""
-        cells.append(f"{about}{row.value:{'g' if about else '.2f'}}{difference}{mark}")
+        deviation = "" if row.spread is None else f" ± {number(row.spread, beside=row.value)}"
+        cells.append(f"{about}{row.value:{'g' if about else '.2f'}}{deviation}{difference}{mark}")
     return "; ".join(cells) or "–"
-
-
-def _other_data(experiment: Experiment) -> str:
-    """What the runs learn from where the published ones learn from something else; empty where it is the same."""
-    options = experiment.config.options
-    paper = experiment.task.scales(experiment.config.model).get("paper")
-    return ", ".join(
-        f"{options[name]}, not {paper.options[name]}"
-        for name in DATA
-        if paper and name in options and options[name] != paper.options[name]
-    )
 
 
 def _comparable(row: Published, metric: Metric) -> bool:

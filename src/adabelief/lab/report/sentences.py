@@ -8,31 +8,54 @@ from collections.abc import Mapping, Sequence
 
 from adabelief.lab.analysis.experiments import Experiment
 from adabelief.lab.analysis.runs import Run
-from adabelief.lab.analysis.statistics import comparisons, complete, contenders, reference
-from adabelief.lab.report.words import join, number
+from adabelief.lab.analysis.statistics import Search, Verdict
+from adabelief.lab.report import times
+from adabelief.lab.report.words import count, join, number, seeds
 
 
-def on_experiment(experiment: Experiment) -> list[str]:
-    """What an experiment says. A difference within the noise is never called one."""
-    groups = contenders(experiment)
-    sentences = _on_test(experiment, groups)
-    if (tried := len(complete(experiment))) > len(groups):
-        sentences.insert(
-            0,
-            f"A search: {tried} settings were tried, of which validation picks {join(list(groups))}; these are "
-            "compared. A wider search might pick others.",
-        )
-    if diverged := [text for label, runs in experiment.groups.items() if (text := divergences(label, runs))]:
-        sentences.append(f"{'; '.join(diverged)}. Diverged runs are in no mean, and their optimizers in no comparison.")
-    if len(groups) > 1:
-        sentences.append(_on_time(experiment, groups))
-    if unfinished := sum(not run.finished for run in experiment.runs):
-        sentences.append(f"{unfinished} of {len(experiment.runs)} runs are unfinished and in no number here.")
-    return sentences
+def on_experiment(verdict: Verdict) -> list[str]:
+    """What an experiment says. A difference within the noise is never called one, nor anything of a smoke run."""
+    experiment = verdict.experiment
+    if experiment.smoke:
+        sentences = ["A smoke run: it shows that everything runs. Its numbers say nothing of the optimizers."]
+    else:
+        sentences = [*on_search(verdict), *_on_test(verdict)]
+    if diverged := divergences(experiment):
+        sentences.append(f"{diverged}. Diverged runs are in no mean, and their optimizers in no comparison.")
+    if len(verdict.contenders) > 1 and not experiment.smoke:
+        sentences.append(times.in_short(verdict))
+    return [*sentences, *_on_what_is_missing(experiment)]
 
 
-def _on_test(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> list[str]:
-    metric = experiment.metric
+def on_search(verdict: Verdict) -> list[str]:
+    """What was searched, on which seeds, and whose settings were not; empty where nothing was searched."""
+    if not verdict.search:
+        return []
+    tried, picked_on = verdict.search.tried, verdict.search.seeds
+    searched = [name for name, settings in tried.items() if settings > 1]
+    others = [name for name, settings in tried.items() if settings == 1]
+    numbers = sorted({tried[name] for name in searched})
+    how_many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    sentence = (
+        f"A search: {how_many} {_settings(verdict.search)} each were tried for {join(searched)}, picked by validation"
+    )
+    if picked_on:
+        sentence += f" on {join([f'seed {seed}' for seed in picked_on])}, which {_counts(len(picked_on))} again below"
+    if others:
+        sentence += f"; {join(others)} had one setting"
+    return [f"{sentence}. A wider search might pick others."]
+
+
+def _settings(search: Search) -> str:
+    return "learning rates" if list(search.changed) == ["lr"] else f"values of {join(list(search.changed))}"
+
+
+def _counts(n: int) -> str:
+    return "counts" if n == 1 else "count"
+
+
+def _on_test(verdict: Verdict) -> list[str]:
+    metric, groups = verdict.experiment.metric, verdict.contenders
     means = {label: statistics.fmean(run.test for run in runs) for label, runs in groups.items()}
     if not means:
         return ["Nothing has come to its end."]
@@ -41,56 +64,56 @@ def _on_test(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> lis
         return [f"There is {label} alone, with a test {metric.called} of {number(mean)}{metric.suffix}: no comparison."]
     top = (max if metric.higher_is_better else min)(means.values())
     best = join([label for label, mean in means.items() if mean == top])
-    sentences = [
-        f"Mean test {metric.called} lies between {number(min(means.values()))} and {number(max(means.values()))}"
-        f"{metric.suffix}; the best mean is that of {best}."
-    ]
-    ours, compared = reference(experiment), comparisons(experiment)
-    if ours is None:
+    between = f"lies between {number(min(means.values()))} and {number(max(means.values()))}{metric.suffix}"
+    if all(len(runs) == 1 for runs in groups.values()):
+        sentences = [f"Test {metric.called} {between}; the best is that of {best}, with one seed."]
+    else:
+        sentences = [
+            f"Mean test {metric.called} {between}; the best mean is that of {best}{_of_one_seed(best, groups)}."
+        ]
+    if verdict.reference is None:
         return [*sentences, "AdaBelief is not among those that came to their end, so nothing is compared with it."]
-    verdicts: dict[str, list[str]] = {"better": [], "worse": [], "same": [], "unknown": []}
-    for label, comparison in compared.items():
+    return [*sentences, _on_comparisons(verdict, means)]
+
+
+def _of_one_seed(best: str, groups: Mapping[str, Sequence[Run]]) -> str:
+    return ", with one seed" if len(groups.get(best, (1, 2))) == 1 else ""
+
+
+def _on_comparisons(verdict: Verdict, means: Mapping[str, float]) -> str:
+    metric, ours = verdict.experiment.metric, str(verdict.reference)
+    judged: dict[str, list[str]] = {
+        "better than it beyond the noise": [],
+        "worse beyond the noise": [],
+        "not told apart from it": [],
+        "not judged, as one seed does not show how much another would change": [],
+    }
+    better, worse, same, unknown = judged.values()
+    for label, comparison in verdict.comparisons.items():
         higher = (comparison.difference > 0) == metric.higher_is_better
-        verdict = "unknown" if math.isnan(comparison.margin) else "same"
-        verdicts[("better" if higher else "worse") if comparison.clear else verdict].append(label)
-    judged = [
-        f"{words}: {join(verdicts[verdict])}"
-        for verdict, words in (
-            ("better", "better than it beyond the noise"),
-            ("worse", "worse beyond the noise"),
-            ("same", "not told apart from it"),
-            ("unknown", "not judged, as one seed does not show how much another would change"),
-        )
-        if verdicts[verdict]
+        if comparison.clear:
+            (better if higher else worse).append(label)
+        else:
+            (unknown if math.isnan(comparison.margin) else same).append(label)
+    told = "; ".join(f"{words}: {join(labels)}" for words, labels in judged.items() if labels)
+    return f"{ours} has {number(means[ours])}{metric.suffix}; {told}."
+
+
+def _on_what_is_missing(experiment: Experiment) -> list[str]:
+    unfinished = sum(run.started and not run.finished for run in experiment.runs)
+    waiting = sum(not run.started for run in experiment.runs)
+    parts = [
+        f"{n} {'is' if n == 1 else 'are'} {what}"
+        for n, what in ((unfinished, "unfinished"), (waiting, "not started"))
+        if n
     ]
-    sentences.append(f"{ours} has {number(means[ours])}{metric.suffix}; {'; '.join(judged)}.")
-    return sentences
+    return [f"Of {count(len(experiment.runs), 'run')}, {' and '.join(parts)}, and in no number here."] if parts else []
 
 
-def _on_time(experiment: Experiment, groups: Mapping[str, Sequence[Run]]) -> str:
-    if not experiment.same_place:
-        return "The runs were not all made on the same kind of machine: their times are not compared."
-    times = {label: [1e3 * float(run.outcome["optimizer_seconds"]) for run in groups[label]] for label in groups}
-    times = {label: values for label, values in times.items() if all(map(math.isfinite, values))}
-    if not times:
-        return "`step()` is not measured apart from the rest of a training step."
-    medians = {label: statistics.median(values) for label, values in times.items()}
-    quick, slow = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
-    sentence = f"`step()` takes from {medians[quick]:.2f} ms ({quick}) to {medians[slow]:.2f} ms ({slow})"
-    ours = reference(experiment)
-    if ours not in times:
-        return f"{sentence}."
-    own, verdicts = times[ours], ["one seed does not show which differences would last"]
-    if min(map(len, times.values())) > 1:
-        quicker = [label for label, values in times.items() if max(values) < min(own)]
-        slower = [label for label, values in times.items() if min(values) > max(own)]
-        verdicts = [f"less with every seed: {join(quicker)}"] if quicker else []
-        verdicts += [f"more with every seed: {join(slower)}"] if slower else []
-    verdict = "; ".join(verdicts) or "none of the others takes more with every seed, or less"
-    return f"{sentence}. {ours}'s takes {medians[ours]:.2f} ms; {verdict}."
-
-
-def divergences(label: str, runs: Sequence[Run]) -> str:
-    """Which of an optimizer's runs diverged, and when; empty where none did."""
-    seeds = [f"seed {run.config.seed} in epoch {len(run.epochs)}" for run in runs if run.diverged]
-    return f"{label} diverged ({', '.join(seeds)})" if seeds else ""
+def divergences(experiment: Experiment) -> str:
+    """Which runs diverged, and when, by optimizer; empty where none did."""
+    told = []
+    for label, runs in experiment.groups.items():
+        broken = [f"{seeds([run])} in epoch {len(run.epochs)}" for run in runs if run.diverged]
+        told += [f"{label} diverged ({', '.join(broken)})"] if broken else []
+    return "; ".join(told)

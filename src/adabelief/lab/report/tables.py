@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adabelief.lab.analysis.experiments import CONDITIONS, PLACE, Experiment, experiments, without_folders
+from adabelief.lab.analysis.experiments import CONDITIONS, PLACE, Experiment, without_folders
 from adabelief.lab.analysis.runs import Run
 from adabelief.lab.engine.machine import PACKAGES
 from adabelief.lab.tasks.toy import Walk
@@ -25,9 +25,11 @@ def marked(experiment: Experiment, label: str) -> str:
     return f"{label} †" if any(run.diverged for run in experiment.groups[label]) else label
 
 
-def results_csv(runs: Sequence[Run]) -> str:
-    """`results.csv`: a row for each run, in order of experiments; what a run does not have yet is empty."""
-    grouped = experiments(runs)
+def results_csv(grouped: Sequence[Experiment]) -> str:
+    """`results.csv`: a row for each run, in order of experiments.
+
+    What a run does not have is empty: a diverged one has no metric that could be averaged.
+    """
     return _table([_row(experiment, run) for experiment in grouped for run in experiment.runs])
 
 
@@ -58,18 +60,17 @@ def _row(experiment: Experiment, run: Run) -> dict[str, Any]:
         "seed": config.seed,
         **{name: getattr(config, name) for name in CONDITIONS if name != "options"},
         "options": json.dumps({name: without_folders(value) for name, value in config.options.items()}),
+        "started": run.started,
         "finished": run.finished,
         "diverged": run.diverged,
         "epochs_run": len(run.epochs),
         "metric": " ".join(filter(None, (run.metric.name, run.metric.unit))),
-        "best_epoch": result.get("best_epoch"),
-        "validation": result.get("validation"),
-        "test": result.get("test"),
-        "last_test": result.get("last_test"),
+        **{name: result.get(name) if run.valid else None for name in ("best_epoch", "validation", "test", "last_test")},
         "last_train_loss": run.epochs[-1]["train_loss"] if run.epochs else None,
         "validation_examples": run.epochs[-1].get("validation_examples") if run.epochs else None,
         "test_examples": run.test_examples,
         "parameters": result.get("parameters"),
+        "step_form": run.form,
         "optimizer_seconds_per_step": result.get("optimizer_seconds"),
         "seconds_per_step": result.get("step_seconds"),
         "run_seconds": result.get("run_seconds"),

@@ -1,4 +1,4 @@
-"""The report's section on walks over functions of two variables, and what they say."""
+"""The report's chapter on walks over functions of two variables, and what they say."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from adabelief.lab.analysis.runs import Run
 from adabelief.lab.models.functions import FUNCTIONS
 from adabelief.lab.optimizers import describe
-from adabelief.lab.report.tables import table
+from adabelief.lab.report import race, walk_figures
+from adabelief.lab.report.chapter import Chapter, Picture
+from adabelief.lab.report.tables import table, walks_csv
 from adabelief.lab.report.walk_figures import UNDAMPED
-from adabelief.lab.report.words import FIGURES, join
+from adabelief.lab.report.words import join
 from adabelief.lab.tasks.toy import NEAR, PATIENCE, Walk, recorded
 
 HEADING = "Functions of two variables"
 
 
-def walks_section(walks: Sequence[Walk], limit: int) -> str:
-    """A section of Markdown on all walks, which end after `limit` steps at the latest."""
+def chapter(walks: Sequence[Walk], limit: int) -> Chapter:
+    """On all walks, which end after `limit` steps at the latest."""
     rows = []
     for walk in walks:
         rows.append(
@@ -29,7 +31,7 @@ def walks_section(walks: Sequence[Walk], limit: int) -> str:
                 f"{walk.steps:,}",
                 f"{walk.distance[-100:].max():.2g}",
                 f"{walk.value[-1]:.2g}",
-                f"`{describe(re.split(r'[ ,]', walk.optimizer)[0], walk.settings)}`",
+                f"`{describe(re.split(r'[ ,]', walk.optimizer)[0], {'foreach': False, **walk.settings})}`",
             )
         )
     header = (
@@ -41,10 +43,12 @@ def walks_section(walks: Sequence[Walk], limit: int) -> str:
         for name, function in FUNCTIONS.items()
         if any(walk.function == name for walk in walks)
     ]
-    animation = f"![The walks over one function, animated]({FIGURES}/race.gif)"
-    return "\n\n".join(
+    paths = Picture("trajectories", "The paths over the contours of the functions", walk_figures.trajectories(walks))
+    distances = Picture("distances", "Distance to the optimum by step", walk_figures.distances(walks))
+    racers = racing(walks)
+    animations = [Picture("race", "The walks over one function, animated", race.race(racers))] if racers else []
+    text = "\n\n".join(
         [
-            f"## {HEADING}",
             table(("name", "function", "start", "optimum"), functions, left={0, 1, 2, 3}),
             "Formulae, learning rate 0.001, betas and eps 1e-8 follow the paper's description (steep has its own "
             "betas, 0.3). The paper published films of its walks but no code, so the starts, SGD's dampening and its "
@@ -52,17 +56,19 @@ def walks_section(walks: Sequence[Walk], limit: int) -> str:
             "[a published re-creation](https://github.com/seiyab/adabelief-toy-examples-pytorch). With dampening equal "
             "to the momentum, SGD follows the mean gradient, as Adam and AdaBelief do; the rows *SGD, undamped* have "
             "PyTorch's default instead, whose steps grow ten times as long at momentum 0.9.",
-            *([animation] if racing(walks) else []),
-            f"![The paths over the contours of the functions]({FIGURES}/trajectories.png)",
+            *map(str, animations),
+            str(paths),
             "Paths lie over each other where the optimizers take the same way; the widest is SGD's, the narrowest "
             "AdaBelief's. On the cone, whose start is on the axis, all of them go straight.",
-            f"![Distance to the optimum by step]({FIGURES}/distances.png)",
+            str(distances),
             f"A dot marks the arrival: the step from which the walk stays within {NEAR} of the optimum (dashed), for "
             f"{PATIENCE} steps at least; then the walk ends, or else after {limit:,} steps. Thin lines show it "
             "after the arrival, where on functions with a crease it may hover instead of coming to rest.",
             table(header, rows, left={0, 1, 6}),
         ]
     )
+    pictures = [*animations, paths, distances]
+    return Chapter(HEADING, text, on_walks(walks), pictures, {"walks.csv": walks_csv(walks)})
 
 
 def racing(walks: Sequence[Walk]) -> list[Walk]:

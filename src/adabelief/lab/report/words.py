@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from adabelief.lab.analysis.experiments import Experiment
+from adabelief.lab.analysis.runs import Run
 from adabelief.lab.analysis.statistics import Comparison
-
-FIGURES = "figures"
-"""The folder of the figures, beside the report."""
 
 
 def number(value: float, *, beside: float | None = None) -> str:
@@ -50,8 +48,15 @@ def margin(comparison: Comparison) -> str:
 
 
 def count(n: int, thing: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+    """`1 epoch`, `2 epochs`, `2 processes`."""
+    ending = "" if n == 1 else "es" if thing.endswith("s") else "s"
+    return f"{n:,} {thing}{ending}"
+
+
+def seeds(runs: Iterable[Run]) -> str:
+    """`seed 0`, `seeds 0, 1 and 2`."""
+    numbers = sorted({run.config.seed for run in runs})
+    return f"seed{'' if len(numbers) == 1 else 's'} {join(list(map(str, numbers)))}"
 
 
 def stem(experiment: Experiment) -> str:

@@ -118,7 +118,7 @@ class Adversarial(Workload):
         game: What kind of GAN.
 
     Raises:
-        ValueError: If an option is out of range, or `frechet.network` refuses the features.
+        ValueError: If an option is out of range, or `frechet` refuses the features.
     """
 
     def __init__(self, request: Request, split: Split, game: Game) -> None:
@@ -126,9 +126,10 @@ class Adversarial(Workload):
         for name, least in (("passes", 1), ("critic_steps", 1), ("samples", SHOWN)):
             if not isinstance(options[name], int) or options[name] < least:
                 raise ValueError(f"--set {name} must be a whole number, at least {least}, got {options[name]!r}")
-        self._game, self._split, self._seed, self._batch_size = game, split, request.seed, request.batch_size
+        self._game, self._split = game, split
+        self._seed, self._batch_size = request.seed, request.batch_size
         self._size, self._flip, self._passes = options["size"], options["flip"], options["passes"]
-        self._critic_steps, self._clip, self._penalty = (options[x] for x in ("critic_steps", "clip", "penalty"))
+        self._critic_steps, self._clip, self._penalty = options["critic_steps"], options["clip"], options["penalty"]
         images, labels = split.train
         self._classes = int(labels.max()) + 1
         generator, critic = game.networks(self._classes, images.shape[1], self._size, options["width"])
@@ -139,7 +140,11 @@ class Adversarial(Workload):
         self._steps_per_pass = -(-len(labels) // request.batch_size)
         self.steps_per_epoch = self._passes * self._steps_per_pass
         self._features = frechet.network(options["features"])
-        self._samples, self._real, self._between_real = options["samples"], dict[str, Gaussian](), float("nan")
+        self._named_features = [options["features"], frechet.sha256(self._features, options["features"])]
+        self._width = frechet.width(self._features, options["features"], self._size)
+        self._samples = options["samples"]
+        self._real: dict[str, Gaussian] = {}
+        self._between_real = float("nan")
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """All images, as often as an epoch passes over them, with all that is random, drawn from seed and epoch."""
@@ -188,7 +193,10 @@ class Adversarial(Workload):
         return self._game.generator_loss(critic(fake, batch.classes))
 
     def evaluate(self, trainer: Trainer) -> dict[str, Any]:
-        """The Fréchet distance to both sets of real images, and between them; diversity; some samples as PNG."""
+        """The Fréchet distance to both sets of real images, and between them; diversity; some samples as PNG.
+
+        `features` is what the distance was measured on: a name, and the hash that tells it from others of this name.
+        """
         if not self._real:
             self._features.to(trainer.accelerator.device)
             for part in ("validation", "test"):
@@ -202,6 +210,7 @@ class Adversarial(Workload):
             **{f"{part}_frechet": frechet.distance(real, fake) for part, real in self._real.items()},
             **{f"{part}_examples": len(getattr(self._split, part).labels) for part in self._real},
             "real_frechet": self._between_real,
+            "features": self._named_features,
             "generated_examples": self._samples,
             "diversity": frechet.diversity(fake, self._real["test"]),
             "samples": [_png(image) for image in shown],
@@ -217,8 +226,7 @@ class Adversarial(Workload):
     def _fit(self, batches: Iterator[Examples], draw: Callable[[Tensor, Tensor], Tensor], trainer: Trainer) -> Gaussian:
         """The Gaussian of the images that are drawn from the batches, every process its share of them."""
         processes, device = trainer.accelerator.num_processes, trainer.accelerator.device
-        width = self._features(torch.zeros(1, 3, self._size, self._size, device=device)).shape[1]
-        total = torch.zeros(1 + width, 1 + width, dtype=torch.float64)
+        total = torch.zeros(1 + self._width, 1 + self._width, dtype=torch.float64)
         for i, batch in enumerate(batches):
             if i % processes == trainer.accelerator.process_index:
                 images = draw(*trainer.to_device(batch)).float()

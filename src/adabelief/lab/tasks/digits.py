@@ -55,7 +55,7 @@ def images() -> Split:
 
 
 def intensities() -> Split:
-    """The same images, from 0 to 1."""
+    """The parts that `images` gives, with pixels from 0 to 1 instead of standardized ones."""
     split = images()
     low, high = split.train.inputs.min(), split.train.inputs.max()
     return Split(*(Examples((pixels - low) / (high - low), labels) for pixels, labels in split))

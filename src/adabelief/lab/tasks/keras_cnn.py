@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from adabelief.lab.catalogue import about
 from adabelief.lab.data.examples import Examples, Split
 from adabelief.lab.data.mnist import CLASSES, SIZE, mnist
+from adabelief.lab.optimizers import FORMS
 from adabelief.lab.schedules import constant
 from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload, refuse_parts
 from adabelief.lab.tasks import digits
@@ -106,7 +107,7 @@ def optimizer_of(asked: Any) -> Any:
 
     kind, (group,) = type(asked), asked.param_groups
     known, usual = ARGUMENTS[kind.__name__], signature(kind).parameters
-    for name in usual.keys() & group.keys() - {"params", *known}:
+    for name in usual.keys() & group.keys() - {"params", *FORMS, *known}:  # Keras has a form of its own
         if group[name] != usual[name].default:
             raise ValueError(
                 f"{name}={group[name]!r}: Keras's {kind.__name__} has no such option, or means something else by it; "

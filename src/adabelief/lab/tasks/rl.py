@@ -61,7 +61,8 @@ def _make(request: Request, algorithm: str) -> Workload:
         atari = options["platform"] == "atari"
         sizes = {"net_arch": [], "features_extractor_kwargs": {"features_dim": width}}
         agent = agents.DQN(
-            *("CnnPolicy" if atari else "MlpPolicy", game),
+            "CnnPolicy" if atari else "MlpPolicy",
+            game,
             policy_kwargs=sizes if atari else {"net_arch": [width, width]},
             n_steps=options["multi_step"],
             target_update_interval=options["target_update"],
@@ -101,7 +102,8 @@ def _sac_scales(model: str) -> dict[str, Scale]:
     game = {"platform": "mujoco", "environment": model, "width": 256}
     smoke = {"platform": "classic", "environment": "Pendulum-v1", "width": 64}
     otherwise = (
-        f"gymnasium's {model} for the retired v2; validation, which are episodes of other seeds, picks the epoch"
+        f"gymnasium's {model} for the retired v2; stable-baselines3, whose networks begin with other weights, where "
+        "the authors had PFRL; validation, which are episodes of other seeds, picks the epoch"
     )
     return {
         "smoke": Scale(
@@ -130,17 +132,23 @@ def _atari_scales(model: str) -> dict[str, Scale]:
     game = {"platform": "atari", "environment": f"{model}NoFrameskip-v4", "width": 256}
     smoke = {"platform": "classic", "environment": "CartPole-v1", "width": 64}
     otherwise = (
-        "a deep Q-network (Mnih et al., 2015) with returns of 20 steps, where the authors ran Rainbow, which also has "
-        "51 atoms, a dueling network, double learning, noisy layers instead of random actions, and priorities in its "
-        "memory; validation, which are games of other seeds, picks the epoch"
+        "stable-baselines3's deep Q-network (Mnih et al., 2015) with returns of 20 steps, where the authors ran "
+        "another library's Rainbow, which also has 51 atoms, a dueling network, double learning, noisy layers instead "
+        "of random actions, and priorities in its memory; validation, which are games of other seeds, picks the epoch"
     )
     return {
         "smoke": Scale(
             epochs=2,
             batch_size=32,
             options={
-                **{**smoke, "memory": 1000, "start": 100, "steps": 300, "episodes": 2},
-                **{"exploration": 200, "multi_step": 3, "target_update": 50},
+                **smoke,
+                "memory": 1000,
+                "start": 100,
+                "steps": 300,
+                "episodes": 2,
+                "exploration": 200,
+                "multi_step": 3,
+                "target_update": 50,
             },
             note="CartPole-v1, a network of 64-64, 600 steps: it shows that everything runs",
         ),
@@ -148,8 +156,14 @@ def _atari_scales(model: str) -> dict[str, Scale]:
             epochs=4,
             batch_size=32,
             options={
-                **{**game, "memory": 8000, "start": 1600, "steps": 2000, "episodes": 3},
-                **{"exploration": 4000, "multi_step": 20, "target_update": 2000},
+                **game,
+                "memory": 8000,
+                "start": 1600,
+                "steps": 2000,
+                "episodes": 3,
+                "exploration": 4000,
+                "multi_step": 20,
+                "target_update": 2000,
             },
             note="8,000 instead of 100,000 steps, all of them in memory, evaluations of 3 games "
             f"instead of 10; {otherwise}",
@@ -158,8 +172,14 @@ def _atari_scales(model: str) -> dict[str, Scale]:
             epochs=10,
             batch_size=32,
             options={
-                **{**game, "memory": 100_000, "start": 1600, "steps": 10_000, "episodes": 10},
-                **{"exploration": 10_000, "multi_step": 20, "target_update": 2000},
+                **game,
+                "memory": 100_000,
+                "start": 1600,
+                "steps": 10_000,
+                "episodes": 10,
+                "exploration": 10_000,
+                "multi_step": 20,
+                "target_update": 2000,
             },
             note=otherwise,
         ),

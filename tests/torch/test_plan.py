@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 import weakref
@@ -10,22 +9,16 @@ from functools import partial
 
 import pytest
 import torch
-from torch.utils._pytree import tree_map_only
+from torch._subclasses import FakeTensorMode
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.kernels import cpu
-from adabelief.torch import fused, proof
+from adabelief.torch import launch, proof
+from adabelief.torch.base import wanted
 from tests.oracle import Oracle, set_gradients
+from tests.torch.changes import CHANGES, parameters
 
-needs_kernel = pytest.mark.skipif(bool(fused.unserved("cpu")), reason=fused.unserved("cpu") or "-")
-
-
-def parameters(device: str = "cpu") -> list[torch.nn.Parameter]:
-    generator = torch.Generator().manual_seed(0)
-    return [
-        torch.nn.Parameter(torch.randn(s, generator=generator))
-        for s in [(8, 4), (5,), (), (2, 3, 3, 3), (4, 4), (8, 4)]
-    ]
+needs_kernel = pytest.mark.skipif(bool(launch.unserved("cpu")), reason=launch.unserved("cpu") or "-")
 
 
 def whole_memory(p: torch.Tensor) -> torch.Tensor:
@@ -33,209 +26,13 @@ def whole_memory(p: torch.Tensor) -> torch.Tensor:
     return torch.empty(0, dtype=p.dtype).set_(p.untyped_storage())
 
 
-def replace_parameter_memory(o, params):
-    params[0].data = params[0].data.clone() * 2
-
-
-def transpose_parameter(o, params):
-    params[4].data = params[4].data.t()
-
-
-def shorten_parameter(o, params):
-    """The same address, fewer elements."""
-    p = params[0]
-    p.data = p.data[:3]
-    p.grad = None
-    p.grad = torch.ones_like(p)
-    o.state[p] = {name: x[:3].clone() if x.ndim else x for name, x in o.state[p].items()}
-
-
-def narrow_parameter(o, params):
-    """The same address and number of elements, another type."""
-    p = params[1]
-    values = p.detach().to(torch.bfloat16)
-    p.grad = None
-    p.data = p.data.view(torch.bfloat16)[:5].copy_(values)
-    p.grad = torch.ones_like(p)
-
-
-def shorten_state(o, params):
-    """The same address, fewer elements; the parameter's own are fewer as well."""
-    for x in (params[0], *o.state[params[0]].values()):
-        x.data = x.data[:3] if x.ndim else x.data
-    params[0].grad = None
-    params[0].grad = torch.ones_like(params[0])
-
-
-def replace_gradients(o, params):
-    o.zero_grad()
-    set_gradients(params, 77)
-
-
-def drop_gradients(o, params):
-    params[1].grad = params[3].grad = None
-
-
-def bring_gradient_back(o, params):
-    params[1].grad = None
-    o.step()
-    params[1].grad = torch.ones(5)
-
-
-def strided_gradient(o, params):
-    params[0].grad = torch.randn(4, 8, generator=torch.Generator().manual_seed(5)).t()
-
-
-def expanded_gradient(o, params):
-    params[1].grad = torch.ones(1).expand(5)
-
-
-def replace_state_tensor(o, params):
-    entry = o.state[params[0]]
-    entry["exp_avg"] = entry["exp_avg"] * 0.5
-
-
-def replace_state_memory(o, params):
-    entry = o.state[params[3]]
-    entry["exp_avg_var"].data = entry["exp_avg_var"].data * 2
-
-
-def replace_state_entry(o, params):
-    o.state[params[2]] = {name: x.clone() for name, x in o.state[params[2]].items()}
-    o.state[params[2]]["exp_avg"] += 1
-
-
-def delete_state_entry(o, params):
-    del o.state[params[0]]
-
-
-def clear_state(o, params):
-    o.state.clear()
-
-
-def replace_state(o, params):
-    o.state = copy.copy(o.state)
-    o.state[params[0]] = {}
-
-
-def swap_state_entries(o, params):
-    """The same entries in the same order, of other parameters."""
-    keys = list(o.state)
-    i, j = (next(n for n, key in enumerate(keys) if key is p) for p in (params[0], params[5]))
-    keys[i], keys[j] = keys[j], keys[i]
-    entries = list(o.state.values())
-    o.state.clear()
-    o.state.update(zip(keys, entries, strict=True))
-
-
-def set_step(o, params):
-    o.state[params[0]]["step"].fill_(100.0)
-
-
-def load(o, params):
-    o.load_state_dict(copy.deepcopy(o.state_dict()))
-
-
-def turn_on_amsgrad(o, params):
-    o.param_groups[0]["amsgrad"] = True
-
-
-def change_options(o, params):
-    o.param_groups[0].update(lr=0.5, weight_decay=0.3, maximize=True, betas=(0.8, 0.95), eps=1e-6)
-
-
-def add_group(o, params):
-    params.append(torch.nn.Parameter(torch.ones(3)))
-    o.add_param_group({"params": params[-1], "lr": 0.2})
-    params[-1].grad = torch.ones(3)
-
-
-def remove_parameter(o, params):
-    o.state.pop(o.param_groups[0]["params"].pop(1))
-
-
-def swap_parameter(o, params):
-    """As accelerate and FSDP do."""
-    new = torch.nn.Parameter(params[0].detach().clone() + 1)
-    new.grad = torch.ones_like(new)
-    o.param_groups[0]["params"][0] = params[0] = new
-
-
-def resize_gradient(o, params):
-    params[1].grad.data = torch.arange(5.0)
-
-
-def double_gradient(o, params):
-    """Another type behind the same object."""
-    params[1].grad.data = torch.arange(5.0, dtype=torch.float64)
-
-
-class Doubled(torch.Tensor):
-    """Worth twice what its memory says."""
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        with torch._C.DisableTorchFunctionSubclass():
-            args = tree_map_only(cls, lambda x: 2 * x.as_subclass(torch.Tensor), args)
-            return function(*args, **kwargs or {})
-
-
-def subclassed_gradient(o, params):
-    params[1].grad = torch.arange(5.0).as_subclass(Doubled)
-
-
-def negated_gradient(o, params):
-    """Its memory holds the opposite of its value."""
-    params[2].grad = torch.tensor(1 + 2j).conj().imag
-
-
-def swap_tensors(o, params):
-    """The same objects, with each other's tensors inside."""
-    for p in params:
-        p.grad = None
-    torch.utils.swap_tensors(params[0], params[5])
-    set_gradients(params, 9)
-
-
-def swap_state_tensors(o, params):
-    torch.utils.swap_tensors(o.state[params[0]]["exp_avg"], o.state[params[5]]["exp_avg"])
-
-
-def tuple_of_parameters(o, params):
-    o.param_groups[0]["params"] = tuple(o.param_groups[0]["params"])
-
-
-def replace_step(o, params):
-    for p in params:
-        o.state[p]["step"] = o.state[p]["step"].double()
-
-
-def widen_state(o, params):
-    """The same address and shape, another type."""
-    entry, memory = o.state[params[1]], torch.zeros(5, dtype=torch.float64)
-    entry["exp_avg"].data = memory.view(torch.float32)[:5].copy_(entry["exp_avg"].detach())
-    o.step()
-    entry["exp_avg"].data = memory.copy_(entry["exp_avg"].detach().double())
-
-
-def shorten_everything(o, params):
-    """The same addresses and strides, fewer rows; the gradient's memory has room for all."""
-    p = params[0]
-    p.grad = None
-    for x in (p, *o.state[p].values()):
-        x.data = x.data[:3] if x.ndim else x.data
-    p.grad = torch.ones(8, 4)[:3]
-
-
-CHANGES = [
-    *(double_gradient, subclassed_gradient, negated_gradient, swap_tensors, swap_state_tensors, replace_step),
-    *(tuple_of_parameters, widen_state, shorten_everything),
-    *(replace_parameter_memory, transpose_parameter, shorten_parameter, replace_gradients, drop_gradients),
-    *(bring_gradient_back, narrow_parameter, shorten_state, swap_state_entries),
-    *(strided_gradient, expanded_gradient, replace_state_tensor, replace_state_memory, replace_state_entry),
-    *(delete_state_entry, clear_state, replace_state, set_step, load, turn_on_amsgrad, change_options, add_group),
-    *(remove_parameter, swap_parameter, resize_gradient),
-]
+def holds(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the last step's plan would serve the next one."""
+    lists = [group["params"] for group in optimizer.param_groups]
+    held = optimizer._plan._proof.holds(lists, optimizer.state)
+    if held:
+        held.release()
+    return bool(held)
 
 
 @needs_kernel
@@ -252,7 +49,7 @@ def test_next_step_sees_every_change(change, cls):
             optimizer.step()
         optimizer.step()
         if options.get("fused"):
-            assert optimizer._plan.parts[0].params  # it is the kernel that is tested
+            assert optimizer._plan.parts[0].stepped  # it is the kernel that is tested
         change(optimizer, params)
         for _ in range(2):
             optimizer.step()
@@ -278,13 +75,13 @@ def test_memory_that_was_given_back_is_not_touched(which):
     tensor = {"parameter": params[0], "gradient": params[0].grad, "state": optimizer.state[params[0]]["exp_avg"]}[which]
     storage = tensor.untyped_storage()
     size = storage.nbytes()
-    assert optimizer._planned()
+    assert holds(optimizer)
     address = tensor.data_ptr()
     storage.resize_(size - 4)
-    assert optimizer._planned() is None
+    assert not holds(optimizer)
     storage.resize_(size)
     if tensor.data_ptr() == address:
-        assert optimizer._planned()
+        assert holds(optimizer)
 
 
 @needs_kernel
@@ -339,7 +136,7 @@ def test_layouts_that_the_kernel_takes(cls):
             p.grad = torch.empty_like(p).copy_(p.grad)  # of p's own layout
         oracle.step()
     rest = [] if cls is AdaBelief else [params[0]]  # a transposed matrix has its rows scattered
-    assert [p for p in optimizer._plan.parts[0].rest if p is not params[2]] == rest
+    assert [params[i] for i in optimizer._plan.parts[0].rest if i != 2] == rest
 
 
 @needs_kernel
@@ -353,7 +150,7 @@ def test_parameters_may_be_at_different_steps(capturable):
         if seed < 3:
             params[1].grad = params[2].grad = None
         oracle.step()
-    (part,) = optimizer._planned().parts
+    (part,) = optimizer._plan.parts
     assert len(part.launches) == 2
     assert not part.rest
 
@@ -368,7 +165,31 @@ def test_fused_is_the_choice_on_the_cpu():
         ({"foreach": False}, False),
         ({"fused": False}, False),
     ]:
-        assert fused.wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+        assert wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+
+
+ASKING = [({}, False), ({"capturable": True}, False), ({"fused": True}, True)]
+
+
+def test_on_gpus_the_kernel_is_for_those_who_ask(monkeypatch):
+    """Until it has been run on one."""
+    monkeypatch.setattr(launch, "unserved", lambda device_type: None)
+    with FakeTensorMode():
+        params = [torch.nn.Parameter(torch.ones(3, device="cuda"))]
+    for options, chosen in ASKING:
+        assert wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+
+
+@needs_kernel
+def test_a_kernel_that_is_not_the_default_takes_no_tensor_unasked(monkeypatch):
+    """Nor those that come after one of another device, nor Keras's, which have no such option."""
+    monkeypatch.setattr(launch, "BY_DEFAULT", set())
+    for options, chosen in ASKING:
+        params = parameters()
+        optimizer = AdaBelief(params, **options)
+        set_gradients(params, 0)
+        (group,) = optimizer.param_groups
+        assert bool(launch.kernel_for(optimizer._tensors(group), 0, optimizer._options(group))) is chosen
 
 
 @pytest.mark.parametrize(("module", "loader"), [(cpu, "_library"), (proof, "_load")])

@@ -1,0 +1,97 @@
+"""What this package uses of torch beside its documented interface.
+
+Each name is looked up here, once, with what is done where a version of torch does not have it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def _named(module: str, name: str, fallback: Any) -> Any:
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        return fallback
+
+
+profiling: Callable[[], bool] = _named("torch.autograd", "_profiler_enabled", lambda: True)
+"""Whether a profiler is on. Unknown, it counts as on: then ranges are recorded for nothing."""
+
+_global_hooks: list[Mapping[Any, Any]] = [
+    _named("torch.optim.optimizer", f"_global_optimizer_{when}_hooks", {0: None}) for when in ("pre", "post")
+]
+
+increment_version: Callable[[Any], None] = _named("torch.autograd.graph", "increment_version", lambda tensors: None)
+"""Tells autograd that tensors were changed in place."""
+
+
+def hooked(func: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's step with torch's hooks and its range for the profiler."""
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] | None = getattr(Optimizer, "profile_hook_step", None)
+    return wrap(func) if wrap else func
+
+
+def watched(optimizer: Optimizer) -> bool:
+    """Whether a step has to go through `hooked`: someone traces or profiles it, or has registered a hook.
+
+    Where it cannot be told, it does.
+    """
+    own = [getattr(optimizer, f"_optimizer_step_{when}_hooks", True) for when in ("pre", "post")]
+    return bool(torch.compiler.is_compiling() or profiling() or any(own) or any(_global_hooks))
+
+
+def check_graph_capture(optimizer: Optimizer) -> None:
+    """Raises where a CUDA graph is being captured and a group is not capturable, as torch's own optimizers do."""
+    for name in (
+        "_accelerator_graph_capture_health_check",
+        "_cuda_graph_capture_health_check",
+    ):  # the second of old torch
+        check = getattr(optimizer, name, None)
+        if check is not None:
+            check()
+            return
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether a tensor is a distributed one, of exactly torch's own type.
+
+    The module of that type takes long to import; where nobody has, there are none.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and type(tensor) is getattr(module, "DTensor", None)
+
+
+def part(tensor: Any) -> Tensor:
+    """The part of a distributed tensor that is in this process: its memory, not a view that autograd knows of."""
+    local: Tensor = tensor._local_tensor
+    return local
+
+
+def spec(tensor: Any) -> Any:
+    """The mesh, placements and global shape of a distributed tensor; what compares equal lies alike."""
+    return tensor._spec
+
+
+def in_process_group() -> bool:
+    """Whether this process trains together with others (or alone in a group of its own)."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def is_flat(p: Tensor) -> bool:
+    """Whether a parameter is one of FSDP1's flat ones, or a piece of one."""
+    return bool(getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False))
+
+
+def has_lock() -> bool:
+    """Whether this Python has a lock that keeps other threads out of what is read in one call."""
+    check = getattr(sys, "_is_gil_enabled", None)
+    return check is None or bool(check())

@@ -1,0 +1,182 @@
+"""Launches of the kernels: arrays of one device and element type, and the scalars of a step in the form they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from adabelief.kernels import cpu
+from adabelief.kernels.layout import AMSGRAD, ARRAYS, CENTRALIZED_STEPS, LOOKAHEAD
+from adabelief.options import centralized_dims
+from adabelief.torch import internals, proof
+from adabelief.torch.state import state_dtype
+from adabelief.torch.update import PLAIN, Options, Recipe, Scalars, Tensors
+
+DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128}
+
+
+class OnCpu:
+    """Arrays of one element type and step number, stepped by the C kernel."""
+
+    def __init__(self, tensors: Tensors, indices: list[int], options: Options) -> None:
+        self.indices = indices
+        self._flags = _flags(tensors, options)
+        self._table = cpu.Table([_row(tensors, i, options) for i in indices], _type_name(tensors.params[indices[0]]))
+        self.counted = [tensors.steps[i].data_ptr() for i in indices if tensors.steps]
+        """Addresses of the step numbers that the host counts."""
+
+    def follow(self, addresses: list[int]) -> None:
+        """Takes new addresses of the gradients."""
+        self._table.set_gradients(addresses)
+
+    def step(self, recipe: Recipe, t: float) -> None:
+        """Applies step t, which has been counted."""
+        self.apply(recipe.scalars(t))
+
+    def apply(self, scalars: Scalars) -> None:
+        """Applies one step."""
+        with record_function("adabelief::cpu_update") if internals.profiling() else nullcontext():
+            self._table.update(self._flags, scalars)
+
+
+class OnGpu:
+    """Arrays of one device and element type, stepped by the Triton kernel.
+
+    Where step numbers are on the device (`capturable`) all that follows from them is computed there, and the host waits
+    for nothing; otherwise all arrays have the same step number.
+    """
+
+    def __init__(self, tensors: Tensors, indices: list[int], options: Options) -> None:
+        from adabelief.kernels import gpu  # not before it is needed: to import Triton takes a while
+
+        self.indices, self._gpu = indices, gpu
+        first = tensors.params[indices[0]]
+        self._device, self._flags = first.device, _flags(tensors, options)
+        self._table = gpu.Table([_row(tensors, i, options) for i in indices], _type_name(first), first.device)
+        steps = [tensors.steps[i] for i in indices if tensors.steps]
+        self._steps = steps if options.capturable else []
+        self.counted = [] if options.capturable else [x.data_ptr() for x in steps]
+        """Addresses of the step numbers that the host counts."""
+
+    def follow(self, addresses: list[int]) -> None:
+        """Takes new addresses of the gradients."""
+        self._table.set_gradients(addresses)
+
+    def step(self, recipe: Recipe, t: float) -> None:
+        """Applies step t, which has been counted, or counts and applies one where the device counts."""
+        if self._steps:
+            self.apply(device_scalars(self._steps, recipe), lookahead=bool(recipe.k))
+            return
+        scalars = recipe.scalars(t)
+        self.apply(self._gpu.upload([scalars], self._device), lookahead=bool(scalars.synchronize))
+
+    def apply(self, rows: Tensor, lookahead: bool) -> None:
+        """Applies one step with a row of scalars for each array, or one for all; without `lookahead` none is due."""
+        flags = self._flags if lookahead else self._flags & ~LOOKAHEAD
+        with record_function("adabelief::gpu_update") if internals.profiling() else nullcontext():
+            self._table.update(flags, rows)
+
+
+def device_scalars(steps: list[Tensor], recipe: Recipe) -> Tensor:
+    """Counts one step for each array, and the scalars that it takes: a row each, in float64, on their device."""
+    torch._foreach_add_(steps, 1.0 - recipe.skip)
+    t = torch.stack(steps).double()
+    return torch.stack([torch.zeros_like(t) + scalar for scalar in recipe.scalars(t, torch)], dim=1)
+
+
+def _gpu_unavailable() -> str | None:
+    from adabelief.kernels import gpu  # not before it is needed: to import Triton takes a while
+
+    return gpu.unavailable()
+
+
+KERNELS: dict[str, tuple[type[OnCpu | OnGpu], Callable[[], str | None]]] = {
+    "cpu": (OnCpu, cpu.unavailable),
+    "cuda": (OnGpu, _gpu_unavailable),  # ROCm too, which torch calls cuda
+}
+"""What steps the tensors of a type of device, and why it cannot."""
+
+BY_DEFAULT = {"cpu"}
+"""Types of device whose kernel is taken unasked: those on which it has been run and timed, see `make gpu`."""
+
+
+def unserved(device_type: str) -> str | None:
+    """Why there is no kernel for a type of device; None where there is one."""
+    if device_type not in KERNELS:
+        return f"there is no kernel for {device_type}"
+    _, unavailable = KERNELS[device_type]
+    return unavailable() or proof.unavailable()
+
+
+unserved = torch.compiler.assume_constant_result(unserved)  # type: ignore[no-untyped-call]
+
+
+def kernel_for(tensors: Tensors, i: int, options: Options) -> type[OnCpu | OnGpu] | None:
+    """What may step a tensor: its memory must be dense, aligned, and alike for its gradient and its state."""
+    arrays = list(tensors.at(i).values())
+    p, g, *state = arrays
+    dims = centralized_dims(p.ndim, options.gc_min_dim)
+    fits = (
+        (options.fused or p.device.type in BY_DEFAULT)
+        and not unserved(p.device.type)
+        and all(type(x) in PLAIN for x in arrays)
+        and all(x.device == p.device for x in arrays)
+        and all(x.layout == torch.strided and not x.is_conj() and not x.is_neg() for x in arrays)
+        and p.dtype in DTYPES
+        and g.dtype == p.dtype
+        and all(x.dtype == state_dtype(p) for x in state)
+        and all(x.shape == p.shape and x.stride() == p.stride() for x in arrays)
+        and all(x.data_ptr() % x.dtype.to_real().itemsize == 0 for x in arrays)
+        and _dense(p)
+        and not (dims and (p.is_complex() or p.stride(0) * p.shape[0] != p.numel()))
+        and (not tensors.steps or _counted(tensors.steps[i], p, options))
+    )
+    return KERNELS[p.device.type][0] if fits else None
+
+
+def overlapping(tensors: Tensors, indices: list[int]) -> bool:
+    """Whether two arrays that a step writes share memory: a kernel's threads would lose updates of one."""
+    written = [x for i in indices for name, x in tensors.at(i).items() if name != "g" and x.numel()]
+    begins = np.array([x.data_ptr() for x in written], dtype=np.int64)
+    ends = begins + np.array([x.numel() * x.element_size() for x in written], dtype=np.int64)
+    order = np.argsort(begins)
+    return bool((ends[order][:-1] > begins[order][1:]).any())
+
+
+def _counted(step: Tensor, p: Tensor, options: Options) -> bool:
+    """Whether a step number is where the kernel of p's device finds it."""
+    device = p.device if options.capturable else torch.device("cpu")
+    return type(step) is Tensor and step.device == device and step.dtype == torch.float32 and step.data_ptr() % 4 == 0
+
+
+def _dense(p: Tensor) -> bool:
+    """Whether the elements fill their memory without gaps, in whatever order of dimensions."""
+    elements = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(p.stride(), p.shape, strict=True) if size != 1):
+        if stride != elements:
+            return p.numel() == 0
+        elements *= size
+    return True
+
+
+def _flags(tensors: Tensors, options: Options) -> int:
+    """What every step of some tensors has in common, for any kernel."""
+    steps = 0 if options.gc_loc else CENTRALIZED_STEPS
+    return steps | (AMSGRAD if tensors.columns["s_max"] else 0) | (LOOKAHEAD if tensors.columns["slow"] else 0)
+
+
+def _row(tensors: Tensors, i: int, options: Options) -> list[int]:
+    """The columns of a kernel's table."""
+    arrays, p = tensors.at(i), tensors.params[i]
+    rows = p.shape[0] if p.numel() and centralized_dims(p.ndim, options.gc_min_dim) else 0
+    addresses = [arrays[name].data_ptr() if name in arrays else 0 for name in ARRAYS]
+    return [*addresses, p.numel() * (2 if p.is_complex() else 1), rows]
+
+
+def _type_name(p: Tensor) -> str:
+    return str(p.dtype.to_real()).removeprefix("torch.")

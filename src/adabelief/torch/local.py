@@ -1,0 +1,50 @@
+"""Distributed tensors (DTensor) as the plain tensors that they are in this process.
+
+A step is element by element, but for the means of centralized rows: where parameter, gradient and state lie alike, and
+no row is spread over processes, each process steps its own part, and nothing has to be dispatched or exchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from adabelief.options import centralized_dims
+from adabelief.torch import internals
+from adabelief.torch.update import Options, Tensors
+
+
+def local(tensors: Tensors, options: Options) -> Tensors:
+    """The tensors with this process's parts in place of distributed ones, where to step a part is part of the step."""
+    indices = [i for i, p in enumerate(tensors.params) if internals.is_distributed(p)]
+    if not indices:
+        return tensors
+    params, grads = list(tensors.params), list(tensors.grads)
+    columns = {name: list(xs) for name, xs in tensors.columns.items()}
+    for i in indices:
+        arrays = tensors.at(i)
+        if not _apart(list(arrays.values()), options):
+            continue
+        params[i], grads[i] = internals.part(arrays["p"]), internals.part(arrays["g"])
+        for name, xs in columns.items():
+            if xs:
+                xs[i] = internals.part(arrays[name])
+    return Tensors(params, grads, tensors.steps, columns)
+
+
+def _apart(arrays: list[Tensor], options: Options) -> bool:
+    """Whether the arrays of a parameter lie alike, with every centralized row in one process."""
+    if not all(map(internals.is_distributed, arrays)):
+        return False
+    mesh, placements = _where(arrays[0])
+    if any(_where(x) != (mesh, placements) for x in arrays[1:]):
+        return False
+    within = centralized_dims(arrays[0].ndim, options.gc_min_dim)
+    return all(
+        placement.is_replicate() or (placement.is_shard() and placement.dim not in within) for placement in placements
+    )
+
+
+def _where(x: Any) -> tuple[Any, Any]:
+    return x.device_mesh, x.placements

@@ -1,0 +1,117 @@
+"""A step is the reference's, for every mix of options, compiled and not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import pytest
+
+from adabelief.keras import AdaBelief, AdaBeliefW, RangerAdaBelief
+from tests.keras.checks.common import BACKEND, MIXES, QUIET, Reference, gradients, named, new_variables
+from tests.mixes import DEFAULTS
+
+pytestmark = QUIET
+
+
+@pytest.fixture
+def float64():
+    floatx = keras.config.floatx()
+    if BACKEND == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx(floatx)
+    if BACKEND == "jax":
+        jax.config.update("jax_enable_x64", False)
+
+
+def compiled(optimizer: Any, traces: list[int]) -> Any:
+    """`apply` in a tf.function, or in jax.jit with donation; on PyTorch as it is."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def apply_gradients(grads, variables):
+            traces.append(1)
+            optimizer.apply_gradients(zip(grads, variables, strict=True))
+
+        return tf.function(apply_gradients, autograph=False)
+    if BACKEND == "jax":
+        import jax
+
+        def stateless_apply(*arguments):
+            traces.append(1)
+            return optimizer.stateless_apply(*arguments)
+
+        stateless_apply = jax.jit(stateless_apply, donate_argnums=(0, 2))
+
+        def apply(grads, variables):
+            if not optimizer.built:
+                optimizer.build(variables)
+            news = stateless_apply([v.value for v in optimizer.variables], grads, [v.value for v in variables])
+            for v, x in zip((*variables, *optimizer.variables), [*news[0], *news[1]], strict=True):
+                v.assign(x)
+
+        return apply
+    return optimizer.apply
+
+
+def fifty_steps(mix: str, dtype: str) -> None:
+    name, options = MIXES[mix]
+    cls, arguments = named(name, options)
+    optimizer, traces = cls(**arguments), []
+    variables = new_variables(dtype)
+    if BACKEND == "tensorflow":  # whose compiled functions take Keras's variables for constants
+        step = compiled(optimizer, traces)
+        apply = lambda grads, variables: step(grads, [v.value for v in variables])  # noqa: E731
+        optimizer.build(variables)
+    else:
+        apply = compiled(optimizer, traces)
+    outputs_last = {"gc_outputs_last": True} if name == "RangerAdaBelief" else {}
+    reference = Reference(optimizer, variables, options=DEFAULTS[name] | outputs_last | options)
+    for t in range(50):
+        reference.step(gradients(t), apply=apply)
+    assert len(traces) == (BACKEND != "torch")
+
+
+def share(which: int) -> list[str]:
+    """All mixes, or half of them in each type where they have to be compiled."""
+    return [mix for i, mix in enumerate(MIXES) if BACKEND == "torch" or (i + i // 2) % 2 == which]
+
+
+@pytest.mark.parametrize("mix", share(0))
+def test_fifty_steps(mix):
+    fifty_steps(mix, "float32")
+
+
+@pytest.mark.parametrize("mix", share(1))
+def test_fifty_steps_float64(mix, float64):
+    fifty_steps(mix, "float64")
+
+
+@pytest.mark.parametrize("mix", ["AdaBelief-coupled-waiting-amsgrad", "Ranger-coupled-step-first"])
+def test_eager(mix):
+    cls, arguments = named(*MIXES[mix])
+    reference = Reference(cls(**arguments), new_variables())
+    for t in range(8):
+        reference.step(gradients(t))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
+def test_narrow_variables_have_float32_state(cls, dtype):
+    reference = Reference(cls(learning_rate=1e-2, amsgrad=True), new_variables(dtype))
+    for t in range(10):
+        reference.step(gradients(t))
+
+
+def test_learning_rate_function_and_assignment():
+    optimizer = AdaBelief(1)
+    reference = Reference(optimizer, new_variables())
+    for t, rate in enumerate([0.1, 0.01]):
+        optimizer.learning_rate = rate
+        reference.step(gradients(t))
+    optimizer = AdaBelief(lambda: 0.1)
+    Reference(optimizer, new_variables()).step(gradients(0))
