@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import platform
@@ -186,23 +185,6 @@ def test_train_says_what_is_wrong(arguments, message, tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert f"Error: {message}" in words(result.output) or message in words(result.output)
     assert "Traceback" not in result.output
-
-
-def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path, monkeypatch):
-    from adabelief.lab import files
-
-    run("train", "digits", "--scale", "smoke", "--out", str(tmp_path), "--cpu")
-    (recorded,) = tmp_path.rglob("result.json")
-    before = recorded.read_bytes()
-
-    def full(path, content):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr(files, "write", full)
-    result = run("train", "digits", "--scale", "smoke", "--optimizer", "AdaBelief,SGD", "--out", str(tmp_path), "--cpu")
-    assert result.exit_code == 1
-    assert "the disk is full" in words(result.output)
-    assert recorded.read_bytes() == before
 
 
 def test_tasks_is_a_table():

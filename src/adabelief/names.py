@@ -32,11 +32,14 @@ def one_of(option: str, name: str, names: Iterable[str]) -> str:
 
 def there_are(name: str, names: Iterable[str]) -> str:
     """What to say of a name that there is none of: the list of those that there are, and the one that is close."""
-    meant = {_plain(known): known for known in filter(None, names)}
-    close = get_close_matches(_plain(name), meant, n=1)
-    return f"there are {', '.join(meant.values()) or 'none'}" + "".join(
-        f"; did you mean {meant[key]}?" for key in close
-    )
+    known = [known for known in names if known]
+    return f"there are {', '.join(known) or 'none'}{suggestion(name, known)}"
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """`; did you mean X?` of the name that is close; empty where none is."""
+    meant = {_plain(known): known for known in names}
+    return "".join(f"; did you mean {meant[key]}?" for key in get_close_matches(_plain(name), meant, n=1))
 
 
 def _plain(name: str) -> str:

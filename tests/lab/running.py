@@ -7,14 +7,22 @@ import torch
 from accelerate import Accelerator
 
 from adabelief.lab.engine.folder import RunFolder
-from adabelief.lab.engine.run import train
+from adabelief.lab.engine.observers import Checkpoints
+from adabelief.lab.engine.run import Observer, train
 
 
-def go(path, config, task, **options):
+class Watching(Observer):
+    """Calls a function after every step."""
+
+    def __init__(self, after_step):
+        self.after_step = after_step
+
+
+def go(path, config, task, *, watch=lambda run: None, checkpoint_seconds=60.0, **options):
     """A run, or what is missing of it: its result and its folder."""
-    folder = RunFolder(path / config.folder)
+    folder, observers = RunFolder(path / config.folder), [Watching(watch), Checkpoints(checkpoint_seconds)]
     with folder.locked():
-        return train(task, config, folder, Accelerator(cpu=True), **options), folder
+        return train(task, config, folder, Accelerator(cpu=True), observers=observers, **options), folder
 
 
 def numbers(folder: RunFolder) -> list[dict]:
@@ -38,13 +46,13 @@ class Stop(Exception):
 
 
 def cut(path, config, task, when, **options) -> None:
-    """A run that stops at the first step of which `when(steps, progress)` holds; steps count from 1."""
+    """A run that stops at the first step of which `when(steps, run)` holds; steps count from 1."""
     steps = 0
 
-    def watch(progress):
+    def watch(run):
         nonlocal steps
         steps += 1
-        if when(steps, progress):
+        if when(steps, run):
             raise Stop
 
     with pytest.raises(Stop):
@@ -56,7 +64,7 @@ def goes_on(path, config, task, at, *, whole: RunFolder, checkpoint_seconds=0.0)
 
     With 0 seconds between checkpoints there is one of that very step, otherwise of the epoch before or none.
     """
-    cut(path, config, task, lambda steps, progress: steps == at, checkpoint_seconds=checkpoint_seconds)
+    cut(path, config, task, lambda steps, run: steps == at, checkpoint_seconds=checkpoint_seconds)
     torch.manual_seed(12345)  # whatever happens in between
     result, folder = go(path, config, task)
     assert numbers(folder) == numbers(whole)

@@ -10,8 +10,8 @@ import adabelief.lab
 
 LAB = Path(adabelief.lab.__file__).parent
 FLOORS = (
-    *("files", "console", "processor", "catalogue", "trainer", "schedules", "task", "optimizers", "models", "data"),
-    *("tasks", "engine", "analysis", "report", "demo", "listings", "scales", "doctor", "arguments", "commands"),
+    *("files", "console", "processor", "catalogue", "trainer", "schedules", "task", "values", "optimizers", "models"),
+    *("data", "tasks", "engine", "analysis", "report", "demo", "listings", "scales", "doctor", "arguments", "commands"),
 )
 """From the ground upwards."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -34,12 +35,33 @@ def parse_change(text: str) -> tuple[str, Any]:
         typer.BadParameter: If there is no name or no `=`.
     """
     name, equals, value = text.partition("=")
-    if not (equals and name.strip().isidentifier()):
+    if not (equals and name.strip().replace("-", "_").isidentifier()):
         raise typer.BadParameter(f"{text!r} is no name=value; write, say, lr=3e-4", param_hint="--set")
     try:
         return name.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # what Python's parser says of all sorts of text
         return name.strip(), value.strip()
+
+
+def parse_grid(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """The values of each name, from `name=value` of which a name may have several.
+
+    Raises:
+        typer.BadParameter: If a text has no name or no `=`.
+    """
+    grid: dict[str, list[Any]] = {}
+    for name, value in map(parse_change, texts):
+        grid.setdefault(name.lower().replace("-", "_"), []).append(value)
+    return grid
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """Puts the option before the message of what its value is refused for."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{option} {error}") from None
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import adabelief
 from adabelief.lab import listings
-from adabelief.lab.arguments import completing, meant, parse_change, parse_epochs, parse_seeds, prepare
+from adabelief.lab.arguments import completing, meant, named, parse_epochs, parse_grid, parse_seeds, prepare
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.console import plain_console
+from adabelief.names import one_of
 from adabelief.settings import SETTINGS
 
 app = typer.Typer(
@@ -149,9 +150,14 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help="no, bf16 or fp16: of autocast.", autocompletion=completing(PRECISIONS)),
     ] = None,
-    accumulate: Annotated[int, typer.Option(help="Parts into which each process splits its share of a batch.")] = 1,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts into which each process splits its share of a batch.", min=1)
+    ] = 1,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use an accelerator.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard.")] = False,
+    log_with: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another tracker of accelerate's: wandb, mlflow, aim, ...")
+    ] = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Least time between two checkpoints within an epoch.", min=0)
     ] = 60.0,
@@ -169,40 +175,49 @@ def train(
     - adabelief train cifar10 --model resnet34 --set lr=3e-4 --set eps=1e-12
     - adabelief train charlm --optimizer AdaBelief,AdamW --set lr=1e-3 --set lr=3e-3
     """
-    choices: dict[str, Any] = dict(
-        model=model,
-        scale=scale,
-        names=[name.strip() for name in optimizer.split(",")],
-        seeds=parse_seeds(seeds),
-        epochs=None if epochs is None else parse_epochs(epochs),
-        precision=precision,
-        accumulate=accumulate,
-    )
-    grid: dict[str, list[Any]] = {}
-    for name, value in map(parse_change, change or []):
-        grid.setdefault(name, []).append(value)
+    numbers = parse_seeds(seeds)
+    length = None if epochs is None else parse_epochs(epochs)
+    grid = parse_grid(change or [])
     console = plain_console()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Keras or TensorBoard may load TensorFlow, which logs at that
     with reported():
         from adabelief.lab.engine import session
         from adabelief.lab.engine.config import plan
         from adabelief.lab.engine.machine import keep_memory
+        from adabelief.lab.engine.summary import summary
         from adabelief.lab.tasks import task as find
 
         wanted = find(task)
-        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-        configs = [config for changes in points for config in plan(wanted, changes=changes, **choices)]
+        models = wanted.models or ("",)
+        model = one_of("--model", model or models[0], models)
+        known = (*wanted.settings(model), "all")
+        scale = one_of("--scale", scale, wanted.scales(model))
+        names = [one_of("--optimizer", name.strip(), known) for name in optimizer.split(",")]
+        precision = precision and one_of("--precision", precision, PRECISIONS)
+        with named("--set"):
+            configs = plan(
+                wanted,
+                model=model,
+                scale=scale,
+                names=names,
+                seeds=numbers,
+                grid=grid,
+                epochs=length,
+                precision=precision,
+                accumulate=accumulate,
+            )
         prepare(out)
         keep_memory()
         done = session.run(
             *(wanted, configs, out),
             data=data,
             cpu=cpu,
-            tensorboard=tensorboard,
+            log_with=log_with or ("tensorboard" if tensorboard else None),
             checkpoint_seconds=checkpoint_seconds,
             console=console,
         )
         if done:
-            console.print(session.summary(wanted, done))
+            console.print(summary(wanted, done))
             console.print(f"adabelief report {shlex.quote(str(out))} writes the report.", soft_wrap=True)
 
 
@@ -220,10 +235,11 @@ def report(
         from adabelief.lab.report.report import write
 
         damaged: list[str] = []
-        found = load(runs, damaged.append)
+        with console.status("figures and report"):
+            found = load(runs, damaged.append)
+            write(out, found, damaged=damaged, command=command)
         for message in damaged:
             console.print(f"Left out: {message}", soft_wrap=True)
-        write(out, found, damaged=damaged, command=command)
         console.print(f"The report: {out / 'report.html'}", soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ from adabelief.lab.analysis.runs import load
 from adabelief.lab.console import plain_console
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import plan
+from adabelief.lab.engine.progress import Line, shown
 from adabelief.lab.models.functions import FUNCTIONS
 from adabelief.lab.report import report
 from adabelief.lab.tasks import toy
@@ -65,12 +66,12 @@ def demo(
     walks: list[Walk] = []
     try:
         session.run(task, planned, out / "runs", cpu=True, console=console)
-        with session.progress(console) as bar:
-            row = bar.add_task("toy functions", total=len(planned_walks), note="")
+        line = Line()
+        with shown(line, console):
             for function, optimizer in planned_walks:
-                bar.update(row, description=f"{function.name}: {optimizer}")
+                line.title, line.share = f"{function.name}: {optimizer}", len(walks) / len(planned_walks)
+                line.facts = [f"walk {len(walks) + 1}/{len(planned_walks)}"]
                 walks.append(toy.walk(function, optimizer, steps=steps))
-                bar.advance(row)
     except KeyboardInterrupt:
         pass
     folders = [out / "runs" / config.folder for config in planned]

@@ -13,7 +13,12 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from adabelief import AdaBelief
+from adabelief import AdaBelief, options
+from adabelief.lab import values
+from adabelief.names import suggestion, there_are
+
+DECAY_RATES = ("beta", "alpha")
+"""Arguments that are decay rates of a mean, as the pairs `betas` are."""
 
 FORMS = ("fused", "foreach")
 """How packages let a step's form be chosen, the fastest first: one compiled call, or one for each operation."""
@@ -181,25 +186,54 @@ def build(name: str, params: Iterable[Parameter], settings: Mapping[str, Any]) -
 
     Raises:
         ValueError: If there is no such optimizer, or it has no such argument (pytorch_optimizer itself would drop it
-            in silence).
+            in silence), or a value is out of range.
     """
-    check(name, settings)
-    method = METHODS[name]
-    return method.make(params, **method.arguments(settings))
+    settings = check(name, settings)
+    return METHODS[name].make(params, **settings)
 
 
-def check(name: str, settings: Mapping[str, Any]) -> None:
-    """Raises ValueError if there is no such optimizer, or it has no such argument."""
+def check(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of an optimizer, each of the kind and in the range that it takes.
+
+    The rivals' own checks miss some of them; what only they know (`nesterov` needs momentum) they are asked by way of
+    an optimizer of nothing.
+
+    Raises:
+        ValueError: If there is no such optimizer, or it has no such argument, or a value is refused.
+    """
     if name not in METHODS:
-        raise ValueError(f"name: there is no optimizer {name!r}; there are {', '.join(METHODS)}")
-    method = METHODS[name]
-    names = list(inspect.signature(method.make).parameters)
-    unknown = method.arguments(settings).keys() - set(names)
-    if unknown:
+        raise ValueError(f"name: there is no optimizer {name!r}; {there_are(name, METHODS)}")
+    method, known = METHODS[name], arguments(name)
+    found = method.arguments(settings)
+    for unknown in found.keys() - known.keys():
         raise ValueError(
-            f"settings: {name} of {method.library} has no argument {', '.join(sorted(unknown))}; "
-            f"it has {', '.join(n for n in names if n not in ('self', 'params', 'kwargs'))}"
+            f"{unknown}: {name} of {method.library} has no argument {unknown}; it has {', '.join(known)}"
+            + suggestion(unknown, known)
         )
+    found = {key: _read(key, value, known[key]) for key, value in found.items()}
+    try:
+        method.make([Parameter(torch.zeros(1))], **found)
+    except Exception as error:
+        raise ValueError(f"{describe(name, found)}: {name} refuses that ({error})") from error
+    return found
+
+
+def arguments(name: str) -> dict[str, inspect.Parameter]:
+    """What an optimizer can be told, by name."""
+    parameters = inspect.signature(METHODS[name].make).parameters
+    return {key: x for key, x in parameters.items() if key != "params" and x.kind != x.VAR_KEYWORD}
+
+
+def _read(name: str, value: Any, parameter: inspect.Parameter) -> Any:
+    """A value of the kind that the argument's annotation names."""
+    annotation = str(parameter.annotation)
+    if "tuple" in annotation:
+        return options.pair(name, value, *options.BETA)
+    kind = next(kind for kind in (bool, float, int, str) if kind.__name__ in annotation)
+    found = values.read(name, value, kind, optional=parameter.default is None)
+    if name in DECAY_RATES:
+        options.check(name, found, *options.BETA)
+    return found
 
 
 def describe(name: str, settings: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Scale:
         epochs: Passes over the training data.
         batch_size: Examples of a step, over all processes and accumulated parts.
         options: Further choices: whatever its `make` reads.
-        precision: "no", "bf16" or "fp16" for autocast; "auto" is bf16 on a CPU that multiplies it natively, else no.
+        precision: "no", "bf16" or "fp16" for autocast: the same on every machine.
         note: What differs from the published experiment, for the report; empty where nothing does.
     """
 

@@ -16,46 +16,15 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
 
-from adabelief.lab.data.examples import Examples, Split
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import plan as plan_runs
 from adabelief.lab.engine.folder import Busy, RunFolder
 from adabelief.lab.engine.run import train
-from adabelief.lab.schedules import divide_at
-from adabelief.lab.task import Metric, Scale, Task
 from adabelief.lab.tasks import task
 from adabelief.lab.tasks.images import Classification
 from tests.lab.running import cut, go, goes_on, numbers, weights
-
-
-def toy_images(request) -> Classification:
-    """A linear problem with dropout: it draws from torch's random state in every step."""
-    generator = torch.Generator().manual_seed(7)
-    inputs = torch.randn(100, 8, generator=generator)
-    labels = (inputs[:, 0] > 0).long()
-    parts = [Examples(inputs[a:b], labels[a:b]) for a, b in ((0, 70), (70, 85), (85, 100))]
-    layers = [nn.Linear(8, 16), nn.ReLU(), nn.Dropout(request.options["dropout"]), nn.Linear(16, 2)]
-    if request.options["norm"]:
-        layers.insert(1, nn.BatchNorm1d(16))
-    return Classification(request, Split(*parts), nn.Sequential(*layers))
-
-
-def linear(name: str = "linear", make=toy_images) -> Task:
-    return Task(
-        name=name,
-        summary="",
-        metric=Metric("accuracy", "%"),
-        scales=lambda model: {"smoke": Scale(epochs=4, batch_size=16, options={"dropout": 0.5, "norm": False})},
-        settings=lambda model: {
-            "AdaBelief": {"lr": 1e-2, "eps": 1e-8},
-            "SGD": {"lr": 0.1, "momentum": 0.9},
-            "Adam": {"lr": 1e-2},
-        },
-        make=make,
-        schedule=divide_at(0.5),
-    )
+from tests.lab.tiny import linear, toy_images
 
 
 def plan(task=None, **choices):
@@ -80,7 +49,7 @@ def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, name, at):
 def test_what_was_appended_after_the_checkpoint_is_cut_off(tmp_path):
     (config,) = plan()
     _, whole = go(tmp_path / "whole", config, linear())
-    cut(tmp_path / "parts", config, linear(), lambda steps, progress: progress.epoch == 3)
+    cut(tmp_path / "parts", config, linear(), lambda steps, run: run.state.epoch == 2)
     folder = RunFolder(tmp_path / "parts" / config.folder)
     with folder.metrics.open("a") as file:
         file.write('{"epoch": 3, "train_l')  # as a process that is killed leaves it
@@ -92,7 +61,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     (config,) = plan()
     result, folder = go(tmp_path, config, linear())
     before = {path: path.stat().st_mtime_ns for path in (folder.metrics, folder.checkpoint, folder.result)}
-    again, _ = go(tmp_path, config, linear(), watch=lambda progress: pytest.fail("it steps"))
+    again, _ = go(tmp_path, config, linear(), watch=lambda run: pytest.fail("it steps"))
     assert again == result
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -175,12 +144,12 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"names": ["Nothing"]}, "--optimizer: there is no 'Nothing' here; there are AdaBelief, SGD, Adam"),
-        ({"scale": "huge"}, "--scale: there is no 'huge' here; there are smoke"),
-        ({"model": "resnet"}, "--model: there is no 'resnet' here; there are none"),
-        ({"precision": "int4"}, "--precision: there is no 'int4'"),
-        ({"accumulate": 0}, "--accumulate must be at least 1, got 0"),
-        ({"changes": {"batch_size": 0}}, "--set batch_size must be a whole number, at least 1, got 0"),
+        ({"names": ["Nothing"]}, "optimizer: there is no 'Nothing' here; there are AdaBelief, SGD, Adam"),
+        ({"scale": "huge"}, "scale: there is no 'huge' here; there are smoke"),
+        ({"model": "resnet"}, "model: there is no 'resnet' here; there are none"),
+        ({"precision": "int4"}, "precision: there is no 'int4'"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"changes": {"batch_size": 0}}, "batch_size must be a whole number, at least 1, got 0"),
         ({"changes": {"momentum": 0.5}}, "AdaBelief of adabelief has no argument momentum; it has lr, betas"),
     ],
 )
@@ -256,20 +225,40 @@ def test_two_commands_share_the_work(tmp_path):
     assert any("AdaBelief/seed0 is being run by another process" in text for text in said)
 
 
+@pytest.mark.parametrize(
+    ("accelerators", "started", "message"),
+    [
+        (1, {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}, "2 processes were started for 1 accelerators: .*--cpu"),
+        (0, {"WORLD_SIZE": "2"}, "2 processes were started, of which 1 would be used: .*--cpu"),
+    ],
+)
+def test_processes_that_would_be_left_out(accelerators, started, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerators > 0)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: accelerators)
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        session.run(linear(), plan(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 DISTRIBUTED = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from tests.lab.engine.test_run import run
-run(Path({out!r}), changes={{"dropout": 0.0}})
-run(Path({out!r}) / "norm", changes={{"norm": True}})
+from adabelief.lab.engine import session
+from tests.lab.engine.test_run import linear, plan
+session.run(linear(), plan(changes={{"dropout": 0.0}}), Path({out!r}), log_with="tensorboard")
+session.run(linear(), plan(changes={{"norm": True}}), Path({out!r}) / "norm")
 """
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would take two accelerators")
 def test_two_processes_are_as_good_as_one(tmp_path):
+    """They are asked for by torchrun alone, without a word of the CPU."""
     script = tmp_path / "script.py"
     script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parents[3]), out=str(tmp_path / "two")))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
         capture_output=True,
@@ -282,6 +271,7 @@ def test_two_processes_are_as_good_as_one(tmp_path):
     assert list((tmp_path / "two" / "norm").rglob("result.json")), "batch normalization has buffers to exchange"
     one, two = (RunFolder(next((tmp_path / name).glob("*/*/*/result.json")).parent) for name in ("one", "two"))
     assert json.loads(two.environment.read_text())["processes"] == 2
+    assert list(two.path.rglob("events.out.tfevents*")), "the main process has the tracker"
     for a, b in zip(numbers(one), numbers(two), strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
     for x, y in zip(weights(one).values(), weights(two).values(), strict=True):
@@ -321,8 +311,14 @@ def test_every_run_is_told_when_it_ends(tmp_path):
 
     configs = plan(names=["AdaBelief"]) + plan(names=["SGD"], changes={"lr": 1e30})
     session.run(linear(), configs, tmp_path, cpu=True, console=Console())
-    assert said[0].startswith("AdaBelief, seed 0: test accuracy ")
-    assert said[1].startswith("SGD,lr=1e+30, seed 0: diverged in epoch ")
+    for epoch in range(4):
+        assert said.pop(0).startswith(f"AdaBelief, seed 0, epoch {epoch + 1}/4, run 1/2, accuracy ")
+    assert said.pop(0).startswith("AdaBelief, seed 0: test accuracy ")
+    assert said[-1].startswith("SGD,lr=1e+30, seed 0: diverged in epoch ")
+    said.clear()
+    session.run(linear(), configs, tmp_path, cpu=True, console=Console())
+    assert len(said) == 2
+    assert all(text.endswith("; already finished, not run again") for text in said)
 
 
 def test_bf16_where_it_is_asked_for(tmp_path):

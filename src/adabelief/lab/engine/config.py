@@ -6,15 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
+from adabelief.lab import optimizers, values
+from adabelief.lab.task import Scale, Task
+from adabelief.names import one_of, suggestion
 
-from adabelief.lab import optimizers
-from adabelief.lab.processor import multiplies_bf16
-from adabelief.lab.task import Task
-from adabelief.names import one_of
+PRECISIONS = ("no", "bf16", "fp16")
+"""Of autocast."""
+
+CONDITIONS = ("epochs", "precision", "accumulate")
+"""What of a configuration's changes are no options of a scale or an optimizer."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ def plan(
     names: Sequence[str] = ("AdaBelief",),
     seeds: Sequence[int] = (0,),
     changes: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
     epochs: int | None = None,
     precision: str | None = None,
     accumulate: int = 1,
 ) -> list[Config]:
-    """The runs of a task, all optimizers of a seed before the next seed.
+    """The runs of a task: for every point of the grid all optimizers of a seed before the next seed.
 
     Args:
         task: What to run.
@@ -75,57 +80,89 @@ def plan(
         names: Optimizers, or `all` of which the task has settings.
         seeds: Seeds of weights, order and augmentation.
         changes: Values for `batch_size`, for options of the scale, or else for the optimizers' arguments.
+        grid: Several values of each of some further such names: every combination is run.
         epochs: Instead of the scale's.
         precision: Instead of the scale's.
         accumulate: Parts into which each process splits its share of a batch.
 
+    Returns:
+        The runs, no two of them the same.
+
     Raises:
-        ValueError: For a name that there is none of, or a value out of range.
+        ValueError: For a name that there is none of, or a value of another kind or out of range.
     """
-    model = one_of("--model", model or (task.models or ("",))[0], task.models or ("",))
+    model = one_of("model", model or (task.models or ("",))[0], task.models or ("",))
     scales, settings = task.scales(model), task.settings(model)
-    scale = one_of("--scale", scale, scales)
+    scale = one_of("scale", scale, scales)
     chosen = scales[scale]
-    usual = chosen.precision
-    if usual == "auto":
-        usual = "bf16" if not torch.cuda.is_available() and multiplies_bf16() else "no"
-    precision = one_of("--precision", precision or usual, ("no", "bf16", "fp16"))
+    precision = one_of("precision", precision or chosen.precision, PRECISIONS)
     if accumulate < 1:
-        raise ValueError(f"--accumulate must be at least 1, got {accumulate}")
-    names = [one_of("--optimizer", name, (*settings, "all")) for name in names]
+        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+    names = [one_of("optimizer", name, (*settings, "all")) for name in names]
     names = list(settings) if "all" in names else list(dict.fromkeys(names))
-    changes = dict(changes or {})
-    own = {name: changes[name] for name in changes if name in chosen.options or name == "batch_size"}
-    arguments = {name: value for name, value in changes.items() if name not in own}
-    configs = []
-    for seed in seeds:
-        for name in names:
-            optimizers.check(name, arguments)
-            config = Config(
-                task=task.name,
-                model=model,
-                scale=scale,
-                optimizer=name,
-                settings=optimizers.METHODS[name].arguments({**settings[name], **arguments}),
-                seed=seed,
-                epochs=epochs or chosen.epochs,
-                batch_size=own.get("batch_size", chosen.batch_size),
-                precision=precision,
-                accumulate=accumulate,
-                options={**chosen.options, **{key: own[key] for key in own if key != "batch_size"}},
-                changes={
-                    **changes,
-                    **({"epochs": epochs} if epochs and epochs != chosen.epochs else {}),
-                    **({"precision": precision} if precision != usual else {}),
-                    **({"accumulate": accumulate} if accumulate > 1 else {}),
-                },
-            )
-            if not isinstance(config.batch_size, int) or config.batch_size < 1:
-                raise ValueError(f"--set batch_size must be a whole number, at least 1, got {config.batch_size!r}")
-            configs.append(config)
-    return configs
+    conditions = {
+        **({"epochs": epochs} if epochs and epochs != chosen.epochs else {}),
+        **({"precision": precision} if precision != chosen.precision else {}),
+        **({"accumulate": accumulate} if accumulate > 1 else {}),
+    }
+    grid = grid or {}
+    configs: dict[Path, Config] = {}
+    for point, seed, name in product(product(*grid.values()), seeds, names):
+        asked = {**(changes or {}), **dict(zip(grid, point, strict=True))}
+        own, arguments = _sorted_out(asked, scales, scale, name)
+        all_arguments = optimizers.check(name, {**settings[name], **arguments})
+        config = Config(
+            task=task.name,
+            model=model,
+            scale=scale,
+            optimizer=name,
+            settings=all_arguments,
+            seed=seed,
+            epochs=epochs or chosen.epochs,
+            batch_size=own.get("batch_size", chosen.batch_size),
+            precision=precision,
+            accumulate=accumulate,
+            options={**chosen.options, **{key: own[key] for key in own if key != "batch_size"}},
+            changes={**own, **{key: all_arguments[key] for key in arguments}, **conditions},
+        )
+        configs.setdefault(config.folder, config)
+    return list(configs.values())
+
+
+def _sorted_out(
+    asked: Mapping[str, Any], scales: Mapping[str, Scale], scale: str, optimizer: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was asked for as values of the scale's options and `batch_size`, and as arguments of the optimizer."""
+    options = scales[scale].options
+    known = ["batch_size", *options, *optimizers.arguments(optimizer)]
+    own: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    for typed, value in asked.items():
+        try:
+            name = one_of("", typed, known)
+        except ValueError:
+            library, has = optimizers.METHODS[optimizer].library, ", ".join(optimizers.arguments(optimizer))
+            raise ValueError(
+                f"{typed}: {optimizer} of {library} has no argument {typed}; it has {has}; "
+                f"the scale {scale} has {', '.join(['batch_size', *options])}{suggestion(typed, known)}"
+            ) from None
+        if name in own or name in arguments:
+            raise ValueError(f"{name} is given twice, once as {typed}; write it one way")
+        if name == "batch_size":
+            own[name] = values.read(name, value, int)
+            if own[name] < 1:
+                raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+        elif name in options:
+            usual = [other.options[name] for other in scales.values() if name in other.options]
+            kind = next((type(one) for one in usual if one is not None), int)
+            own[name] = values.read(name, value, kind, optional=None in usual)
+        else:
+            arguments[name] = value
+    return own, arguments
 
 
 def short(value: Any) -> str:
-    """A value as the names of runs have it: `0.001`, `(0.9,0.99)`."""
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+    """A value as the names of runs have it: `0.001`, `(0.9,0.99)`; no two different ones alike."""
+    if not isinstance(value, float):
+        return str(value).replace(" ", "")
+    return rounded if float(rounded := f"{value:g}") == value else repr(value)

@@ -1,10 +1,10 @@
 """The folder that has all of a run.
 
-config.json        what was asked for, resolved: nothing is left to a default
+config.json        what was asked for, resolved: nothing is left to a default; and which data the run began with
 environment.json   versions, processor, accelerator, commit: where its (latest) part was run
 metrics.jsonl      one line for every few steps and for every epoch; only ever appended to
-checkpoint.pt      all that the run needs to go on, replaced atomically; of a finished run, the modules
-result.json        what came of it, written last: a run that has it is finished
+checkpoint.pt      all that the run needs to go on, replaced atomically; of a finished run, modules and history
+result.json        what came of it: a run that has it is finished
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,21 @@ from filelock import FileLock, Timeout
 
 from adabelief.lab import files
 from adabelief.lab.engine.config import Config
+from adabelief.lab.engine.fingerprint import Data
+
+RESULT = (
+    *("epochs", "diverged", "parameters", "best_epoch", "validation", "test", "last_test"),
+    *("optimizer_seconds", "step_seconds", "run_seconds"),
+)
+"""What result.json has."""
 
 
 class Busy(Exception):
     """Another process is at work on the run."""
+
+
+class OtherData(ValueError):
+    """The run is of other data."""
 
 
 class RunFolder:
@@ -33,14 +45,15 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config, self.environment = path / "config.json", path / "environment.json"
-        self.metrics, self.checkpoint, self.result = (
-            *(path / "metrics.jsonl", path / "checkpoint.pt"),
-            path / "result.json",
-        )
+        self.metrics, self.checkpoint = path / "metrics.jsonl", path / "checkpoint.pt"
+        self.result = path / "result.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes out; raises Busy where one is in. A process that dies is out."""
+        """Keeps other processes out; raises Busy where one is in. A process that dies is out.
+
+        A run that ends before anything is recorded leaves nothing behind.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
@@ -50,29 +63,82 @@ class RunFolder:
         try:
             yield
         finally:
+            if not (self.result.exists() or self.checkpoint.exists() or self._content()):
+                self._leave_nothing()
             lock.release()
 
-    def write_config(self, config: Config) -> None:
+    def _leave_nothing(self) -> None:
+        for path in (self.config, self.environment, self.metrics):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # where there is something else in one of the folders
+            (self.path / ".lock").unlink()
+            for path in (self.path, *list(self.path.parents)[:2]):
+                path.rmdir()
+
+    def read_config(self) -> dict[str, Any]:
+        """What the run was asked for; empty where it has not begun.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if not self.config.exists():
+            return {}
+        names = [field.name for field in fields(Config)]
+        return read_object(self.config, names, "remove it, and the same command writes it again")
+
+    def write_config(self, config: Config, data: Data | None) -> None:
         """Writes the configuration, or compares it with the one that is there.
 
         Raises:
-            ValueError: If the folder has a run of another configuration.
+            OtherData: If the folder has a run on other data.
+            ValueError: If it has a run of another configuration, or its file is damaged.
         """
-        text = config.as_json()
-        if self.config.exists() and json.loads(self.config.read_text()) != json.loads(text):
-            then, now = json.loads(self.config.read_text()), json.loads(text)
-            differing = [name for name in now if then.get(name) != now[name]]
-            name = differing[0] if differing else "config.json"
-            raise ValueError(
-                f"{self.path} has a run with another {name} ({then.get(name)!r}, now {now.get(name)!r}); "
-                "name another folder with --out, or remove this one"
-            )
-        files.write(self.config, text)
+        then, now = self.read_config(), json.loads(json.dumps(asdict(config)))
+        if then:
+            for name in now:
+                if then[name] != now[name]:
+                    raise ValueError(
+                        f"{self.path} has a run with another {name} ({then[name]!r}, now {now[name]!r}); "
+                        "name another folder with --out, or remove this one"
+                    )
+            before = Data.noted(then.get("data"))
+            if "data" in then and before != data:
+                was, is_now = (x.folder if x else "the task's own" for x in (before, data))
+                raise OtherData(
+                    f"{self.path} has a run on other data ({was}, now {is_now}); name another folder with --out, or "
+                    "give --data as it was"
+                )
+        else:
+            files.write(self.config, json.dumps({**now, "data": data and asdict(data)}, indent=2) + "\n")
 
-    def begin_metrics(self, size: int) -> None:
-        """Cuts off what was appended after the checkpoint that the run goes on from."""
-        with self.metrics.open("ab") as file:
-            file.truncate(size)
+    def read_result(self) -> dict[str, Any] | None:
+        """What came of the run; None where it is not finished.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if not self.result.exists():
+            return None
+        return read_object(self.result, RESULT, "remove it, and the same command writes it again")
+
+    def begin_metrics(self, size: int, step: int, history: Sequence[Mapping[str, Any]]) -> None:
+        """Leaves what a checkpoint knows of: cuts off what was appended later, and puts back what is missing.
+
+        Args:
+            size: How long the file was.
+            step: How many steps there were.
+            history: The lines of the epochs.
+        """
+        content = self._content()
+        known = [json.loads(json.dumps(_plain(line))) for line in history]
+        lines = _readable(content[:size])
+        if len(content) < size or [line for line in lines if "train_loss" in line] != known:
+            steps = [line for line in _readable(content) if "train_loss" not in line and line["step"] <= step]
+            lines = sorted([*steps, *known], key=lambda line: (line["step"], "train_loss" in line))
+            files.write(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+        else:
+            with self.metrics.open("ab") as file:
+                file.truncate(size)
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> int:
         """Appends lines to the metrics, on the disk when it returns; returns the size of the file then."""
@@ -81,6 +147,41 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
             return file.tell()
+
+    def _content(self) -> bytes:
+        return self.metrics.read_bytes() if self.metrics.exists() else b""
+
+
+def read_object(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]:
+    """A JSON object of a file.
+
+    Args:
+        path: The file.
+        names: What it has to have.
+        remedy: What to do where it does not.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
+    missing = [name for name in names if name not in content] if isinstance(content, dict) else ["JSON object"]
+    if missing:
+        raise ValueError(f"{path} is damaged (it has no {missing[0]}); {remedy}")
+    return dict(content)
+
+
+def _readable(content: bytes) -> list[dict[str, Any]]:
+    """The lines that are whole; each has its step."""
+    lines = []
+    for text in content.split(b"\n"):
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
+    return lines
 
 
 def _plain(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,13 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from textwrap import shorten
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +26,9 @@ from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
 from adabelief.lab import files, optimizers
 from adabelief.lab.engine import checkpoint
+from adabelief.lab.engine.blame import changes_blamed
 from adabelief.lab.engine.config import Config
+from adabelief.lab.engine.fingerprint import Data
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.machine import environment
 from adabelief.lab.task import Request, Task, Workload
@@ -37,16 +41,46 @@ LINES_PER_EPOCH = 50
 """Steps of an epoch that have a line in the metrics, at most."""
 
 
-class Progress(NamedTuple):
-    """Where a run is, for whoever watches."""
+@dataclass
+class State:
+    """Where a run is: with modules, optimizers and random states, all that the rest of it depends on.
 
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    step_seconds: float
-    latest: Mapping[str, Any]
-    """The metrics of the last epoch that is finished."""
+    Attributes:
+        epoch: Epochs that are finished.
+        step: Steps of all epochs.
+        done: Steps of this epoch.
+        size: Bytes of the metrics that a checkpoint knows of.
+        losses: The loss of every step of this epoch.
+        seconds: The time of this epoch until the last checkpoint.
+        history: What was measured after each epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    done: int = 0
+    size: int = 0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last epoch's training loss was infinite or no number."""
+        return bool(self.history) and not math.isfinite(self.history[-1]["train_loss"])
+
+
+class Observer:
+    """Who watches a run. In runs of several processes there is one in each."""
+
+    def after_step(self, run: Run) -> None:
+        """Called after every step of an optimizer."""
+
+    def after_epoch(self, run: Run) -> None:
+        """Called after every epoch, measured and recorded."""
+
+    def stop(self, run: Run) -> bool:
+        """Whether the run is to end after this epoch, unfinished; one of the main process is asked for all."""
+        return False
 
 
 def train(
@@ -56,11 +90,11 @@ def train(
     accelerator: Accelerator,
     *,
     data: Path | None = None,
-    watch: Callable[[Progress], None] = lambda progress: None,
-    checkpoint_seconds: float = 60.0,
-    board: Any = None,
-) -> dict[str, Any]:
+    observers: Sequence[Observer] = (),
+) -> dict[str, Any] | None:
     """Runs what is left of a run and returns its result; of a finished run, that which it has.
+
+    There is a checkpoint after every epoch; an observer may make more of them.
 
     Args:
         task: The task that the configuration names.
@@ -68,30 +102,32 @@ def train(
         folder: Where; the caller keeps other processes out of it.
         accelerator: The devices and processes.
         data: Where the task's data is, if it needs any.
-        watch: Called after every step of the main process.
-        checkpoint_seconds: At least this long between two checkpoints within an epoch; there is one after each epoch.
-        board: A TensorBoard writer, or None.
+        observers: Who watches.
+
+    Returns:
+        None if an observer ended it.
 
     Raises:
-        ValueError: If the folder has a run of another configuration, or the task refuses its options or its data.
+        OtherData: If the folder has a run on other data.
+        ValueError: If it has a run of another configuration or a damaged file, or the task refuses its options or data.
         OSError: If the data cannot be read or a file cannot be written.
     """
-    finished, threads = folder.result.exists(), torch.get_num_threads()
-    (finished,) = broadcast_object_list([finished])
+    result = folder.read_result() if accelerator.is_main_process else None
+    (result,) = broadcast_object_list([result])
     if accelerator.is_main_process:
-        folder.write_config(config)
-    if finished:
-        result: dict[str, Any] = json.loads(folder.result.read_text())
-        return result
+        folder.write_config(config, Data.of(data))
+    if result is not None:
+        return dict(result)
+    threads = torch.get_num_threads()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         if task.threads and accelerator.device.type == "cpu":
             stack.callback(torch.set_num_threads, threads)
             torch.set_num_threads(task.threads)
         set_seed(config.seed)
-        request = Request(config.model, config.seed, config.batch_size, config.options, data)
-        run = _Run(task, config, folder, accelerator, task.make(request), watch, checkpoint_seconds, board)
-        return run.finish()
+        stack.enter_context(changes_blamed(config, lambda: not folder.checkpoint.exists()))
+        workload = task.make(Request(config.model, config.seed, config.batch_size, config.options, data))
+        return Run(task, config, folder, accelerator, workload, observers).finish()
 
 
 def trainer_for(workload: Workload, config: Config, accelerator: Accelerator) -> Trainer:
@@ -103,8 +139,20 @@ def trainer_for(workload: Workload, config: Config, accelerator: Accelerator) ->
     return Trainer(workload.modules, built, accelerator, accumulate=config.accumulate, epochs=config.epochs)
 
 
-class _Run:
-    """A run in progress."""
+class Run:
+    """A run in progress.
+
+    Attributes:
+        task: Its task.
+        config: What was asked for.
+        folder: Where it is recorded.
+        accelerator: The devices and processes.
+        workload: Modules, batches and objective.
+        trainer: The modules and optimizers, on the devices.
+        state: Where it is.
+        loss: The loss of the last step.
+        step_seconds: How long that took.
+    """
 
     def __init__(
         self,
@@ -113,88 +161,110 @@ class _Run:
         folder: RunFolder,
         accelerator: Accelerator,
         workload: Workload,
-        watch: Callable[[Progress], None],
-        checkpoint_seconds: float,
-        board: Any,
+        observers: Sequence[Observer] = (),
     ) -> None:
+        if workload.steps_per_epoch < 1:
+            raise ValueError(f"{task.name}: an epoch has no step; give it more data, or options that leave some")
         self.task, self.config, self.folder, self.accelerator = task, config, folder, accelerator
-        self.workload, self.watch, self.checkpoint_seconds, self.board = workload, watch, checkpoint_seconds, board
+        self.workload, self.observers = workload, observers
         self.parameters = sum(p.numel() for module in workload.modules.values() for p in module.parameters())
         self.trainer = trainer_for(workload, config, accelerator)
-        self.epoch = self.step = self.done = self.size = 0
-        self.losses: list[float] = []
-        self.seconds = 0.0
-        self.history: list[dict[str, Any]] = []
-        self.lines: list[dict[str, Any]] = []
-        self.saved = time.perf_counter()
+        self.state = State()
+        self.loss = self.step_seconds = math.nan
+        self._lines: list[dict[str, Any]] = []
+        self._since = time.perf_counter()
         self._resume()
 
-    def finish(self) -> dict[str, Any]:
-        """Runs the epochs that are left, and writes the result."""
-        while self.epoch < self.config.epochs and not self._diverged():
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is left."""
+        return self.state.epoch >= self.config.epochs or self.state.diverged
+
+    @property
+    def every(self) -> int:
+        """Steps from one line of the metrics to the next."""
+        return max(1, self.workload.steps_per_epoch // LINES_PER_EPOCH)
+
+    def finish(self) -> dict[str, Any] | None:
+        """Runs the epochs that are left, and writes the result; None if an observer ended it before."""
+        while not self.over:
             self._epoch()
+            if not self.over and self._is_stopped():
+                return None
         result = self._result()
         if self.accelerator.is_main_process:
-            weights = {name: self.trainer.bare(module).state_dict() for name, module in self.trainer.modules.items()}
-            checkpoint.save(self.folder.checkpoint, {"modules": weights})
             files.write(self.folder.result, json.dumps(result, indent=2) + "\n")
+            checkpoint.save(self.folder.checkpoint, self._kept())  # which makes it smaller
         self.accelerator.wait_for_everyone()
         return result
 
+    def checkpoint(self) -> None:
+        """Records everything that the rest of the run depends on. All processes have to take part."""
+        state, now = self.state, time.perf_counter()
+        state.seconds += now - self._since
+        random_states = gather_object([checkpoint.random_state()])
+        if self.accelerator.is_main_process:
+            state.size, self._lines = self.folder.append(self._lines), []
+            rest = {
+                "optimizers": {name: x.state_dict() for name, x in self.trainer.optimizers.items()},
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                "experiment": self.workload.state_dict(),
+                "random": random_states,
+            }
+            checkpoint.save(self.folder.checkpoint, {**self._kept(), **rest})
+        self._since = time.perf_counter()
+
+    def _kept(self) -> dict[str, Any]:
+        """What stays in the checkpoint of a finished run."""
+        weights = {name: self.trainer.bare(module).state_dict() for name, module in self.trainer.modules.items()}
+        return {**asdict(self.state), "modules": weights}
+
     def _epoch(self) -> None:
-        workload, trainer = self.workload, self.trainer
-        steps = workload.steps_per_epoch
-        every = max(1, steps // LINES_PER_EPOCH)
-        start, whole, before = time.perf_counter(), [], len(trainer.optimizer_seconds)
-        for batch in islice(workload.batches(self.epoch), self.done, None):
-            moment = Moment(self.epoch, self.config.epochs, self.step)
-            factor, trainer.moment = self.task.schedule(moment), moment
+        state, workload, trainer = self.state, self.workload, self.trainer
+        self._since, times, before = time.perf_counter(), [], len(trainer.optimizer_seconds)
+        for batch in islice(workload.batches(state.epoch), state.done, None):
+            trainer.moment = Moment(state.epoch, self.config.epochs, state.step)
+            factor = self.task.schedule(trainer.moment)
             trainer.set_lr(factor)
-            step_start = time.perf_counter()
-            loss = float(workload.step(batch, trainer))
-            whole.append(time.perf_counter() - step_start)
-            self.losses.append(loss)
-            self.step, self.done = self.step + 1, self.done + 1
-            if self.done % every == 0:
-                self.lines.append({"step": self.step, "epoch": self.epoch + 1, "loss": loss, "lr_factor": factor})
-            latest = self.history[-1] if self.history else {}
-            self.watch(Progress(self.epoch + 1, self.done, steps, loss, whole[-1], latest))
-            if not math.isfinite(loss):
+            start = time.perf_counter()
+            self.loss = float(workload.step(batch, trainer))
+            self.step_seconds = time.perf_counter() - start
+            times.append(self.step_seconds)
+            state.losses.append(self.loss)
+            state.step, state.done = state.step + 1, state.done + 1
+            if state.done % self.every == 0:
+                line = {"step": state.step, "epoch": state.epoch + 1, "loss": self.loss, "lr_factor": factor}
+                self._lines.append(line)
+            for observer in self.observers:
+                observer.after_step(self)
+            if not math.isfinite(self.loss):
                 break
-            if self._checkpoint_is_due(every) and self.done < steps:
-                self._checkpoint(time.perf_counter() - start)
-                start = time.perf_counter()
         measured = workload.evaluate(trainer)
-        counted = slice(UNTIMED_STEPS if len(whole) > UNTIMED_STEPS else 0, None)
+        counted = slice(UNTIMED_STEPS if len(times) > UNTIMED_STEPS else 0, None)
         line = {
-            "epoch": self.epoch + 1,
-            "step": self.step,
-            "train_loss": statistics.fmean(self.losses) if self.losses else math.nan,
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "train_loss": statistics.fmean(state.losses) if state.losses else math.nan,
             **measured,
             "optimizer_seconds": statistics.median(trainer.optimizer_seconds[before:][counted] or [math.nan]),
-            "step_seconds": statistics.median(whole[counted] or [math.nan]),
-            "epoch_seconds": self.seconds + time.perf_counter() - start,
+            "step_seconds": statistics.median(times[counted] or [math.nan]),
+            "epoch_seconds": state.seconds + time.perf_counter() - self._since,
         }
-        self.history.append(line)
-        self.lines.append(line)
-        self.epoch, self.done, self.losses, self.seconds = self.epoch + 1, 0, [], 0.0
-        if self.board:
-            for name, value in line.items():
-                if isinstance(value, (int, float)):
-                    self.board.add_scalar(name, value, self.epoch)
-        self._checkpoint(0.0)
+        state.history.append(line)
+        self._lines.append(line)
+        state.epoch, state.done, state.losses, state.seconds = state.epoch + 1, 0, [], 0.0
+        self._since = time.perf_counter()
+        self.checkpoint()
+        for observer in self.observers:
+            observer.after_epoch(self)
 
-    def _checkpoint_is_due(self, every: int) -> bool:
-        due = time.perf_counter() - self.saved > self.checkpoint_seconds
-        if self.accelerator.num_processes > 1:  # the main process decides for all, now and then
-            (due,) = broadcast_object_list([due]) if self.done % every == 0 else (False,)
-        return due
-
-    def _diverged(self) -> bool:
-        return bool(self.history) and not math.isfinite(self.history[-1]["train_loss"])
+    def _is_stopped(self) -> bool:
+        stopped = any(observer.stop(self) for observer in self.observers)
+        (stopped,) = broadcast_object_list([stopped])
+        return bool(stopped)
 
     def _result(self) -> dict[str, Any]:
-        metric, history = self.task.metric, self.history
+        metric, history = self.task.metric, self.state.history
         sign = 1.0 if metric.higher_is_better else -1.0
 
         def rank(line: Mapping[str, Any]) -> tuple[float, float]:
@@ -204,7 +274,7 @@ class _Run:
         best = max(history, key=rank)
         return {
             "epochs": len(history),
-            "diverged": self._diverged(),
+            "diverged": self.state.diverged,
             "parameters": self.parameters,
             "best_epoch": best["epoch"],
             "validation": best[f"validation_{metric.name}"],
@@ -215,43 +285,34 @@ class _Run:
             "run_seconds": sum(line["epoch_seconds"] for line in history),
         }
 
-    def _checkpoint(self, seconds: float) -> None:
-        """Everything that the rest of the run depends on; `seconds` of the epoch have passed since the last one."""
-        self.seconds += seconds
-        random_states = gather_object([checkpoint.random_state()])
-        if self.accelerator.is_main_process:
-            self.size, self.lines = self.folder.append(self.lines), []
-            state = {
-                **{name: getattr(self, name) for name in ("epoch", "step", "done", "size", "losses", "seconds")},
-                "history": self.history,
-                "modules": {
-                    name: self.trainer.bare(module).state_dict() for name, module in self.trainer.modules.items()
-                },
-                "optimizers": {name: x.state_dict() for name, x in self.trainer.optimizers.items()},
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                "experiment": self.workload.state_dict(),
-                "random": random_states,
-            }
-            checkpoint.save(self.folder.checkpoint, state)
-        self.saved = time.perf_counter()
-
     def _resume(self) -> None:
         path = self.folder.checkpoint
         if path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=False)
-            for name in ("epoch", "step", "done", "size", "losses", "seconds", "history"):
-                setattr(self, name, state[name])
-            for name, module in self.trainer.modules.items():
-                self.trainer.bare(module).load_state_dict(state["modules"][name])
-                self.trainer.optimizers[name].load_state_dict(state["optimizers"][name])
-            if self.accelerator.scaler:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-            self.workload.load_state_dict(state["experiment"])
-            states = state["random"]
-            checkpoint.set_random_state(states[self.accelerator.process_index % len(states)])
+            self._take_up(checkpoint.load(path))
         elif self.accelerator.num_processes > 1:
             set_seed(self.config.seed * 1_000_003 + self.accelerator.process_index)
         self.accelerator.wait_for_everyone()  # all have read what is there before one writes
         if self.accelerator.is_main_process:
             files.write(self.folder.environment, json.dumps(environment(self.accelerator), indent=2) + "\n")
-            self.folder.begin_metrics(self.size)
+            self.folder.begin_metrics(self.state.size, self.state.step, self.state.history)
+
+    def _take_up(self, saved: Mapping[str, Any]) -> None:
+        path = self.folder.checkpoint
+        try:
+            self.state = State(**{x.name: saved[x.name] for x in fields(State)})
+            for name, module in self.trainer.modules.items():
+                self.trainer.bare(module).load_state_dict(saved["modules"][name])
+            if self.over:  # all that is missing is the result
+                return
+            for name, optimizer in self.trainer.optimizers.items():
+                optimizer.load_state_dict(saved["optimizers"][name])
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(saved["scaler"])
+            self.workload.load_state_dict(saved["experiment"])
+            states = saved["random"]
+            checkpoint.set_random_state(states[self.accelerator.process_index % len(states)])
+        except KeyError as error:
+            raise checkpoint.refusal(path, f"it has no {error}") from error
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = shorten(str(error), 200)  # torch lists every tensor that does not fit
+            raise checkpoint.refusal(path, f"it is of another network or version ({reason})") from error

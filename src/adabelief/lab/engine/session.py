@@ -1,27 +1,29 @@
-"""One command's runs, one after the other, with a progress bar."""
+"""One command's runs, one after the other."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from adabelief.lab.console import plain_console
 from adabelief.lab.engine import run as engine
 from adabelief.lab.engine.config import Config
-from adabelief.lab.engine.folder import Busy, RunFolder
+from adabelief.lab.engine.folder import Busy, OtherData, RunFolder
+from adabelief.lab.engine.observers import Checkpoints, tracker, tracking
+from adabelief.lab.engine.progress import Line, Shown, shown, title
+from adabelief.lab.engine.summary import outcome
 from adabelief.lab.task import Task
 
-UNITS = 1000
-"""Progress units per run."""
+FINISHED_BEFORE = "already finished, not run again"
 
 
 def run(
@@ -31,8 +33,9 @@ def run(
     *,
     data: Path | None = None,
     cpu: bool = False,
-    tensorboard: bool = False,
+    log_with: str | None = None,
     checkpoint_seconds: float = 60.0,
+    observers: Sequence[engine.Observer] = (),
     console: Console | None = None,
 ) -> list[tuple[Config, dict[str, Any]]]:
     """Runs what is not finished yet.
@@ -43,50 +46,85 @@ def run(
         out: Folder of the runs.
         data: Where the task's data is.
         cpu: Do not use an accelerator.
-        tensorboard: Write logs for TensorBoard beside the metrics.
+        log_with: A tracker of accelerate, such as "tensorboard", which gets the numbers too.
         checkpoint_seconds: At least this long between two checkpoints within an epoch.
+        observers: Who else watches every run.
         console: Where progress and messages go.
 
     Returns:
         The results of the runs that are finished now; none but in the main process.
 
     Raises:
-        ValueError: If a run's folder has another run, or data or options are refused.
+        ValueError: If a run's folder has another run or a damaged file, data or options are refused, or processes would
+            be left unused.
         OSError: If data or a folder cannot be read or written.
     """
     console = console or plain_console()
+    log_with = log_with and tracker(log_with)
+    _check_data(task, data)
     results = []
-    with _own_precision(), progress(console, PartialState(cpu=cpu).is_main_process) as bar:
-        row = bar.add_task(task.name, total=UNITS * len(configs), note="")
-        for i, config in enumerate(configs):
-            accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+    with ExitStack() as all_runs:
+        all_runs.enter_context(_own_precision())
+        cpu = cpu or not torch.accelerator.is_available()  # accelerate would leave processes alone with one another
+        line = Line(task.name)
+        if _processes(cpu).is_main_process:
+            all_runs.enter_context(shown(line, console))
+        for i, config in enumerate(configs, 1):
             folder = RunFolder(out / config.folder)
-            label = f"{config.folder.parts[-2]}, seed {config.seed}"
-            bar.update(row, description=label, completed=UNITS * i, note="")
-
-            def watch(now: engine.Progress, i: int = i, config: Config = config) -> None:
-                share = (now.epoch - 1 + now.step / now.steps) / config.epochs
-                bar.update(row, completed=UNITS * (i + share), note=_note(task, now, config))
-
-            with _locked(folder, accelerator) as busy:
-                if busy:
-                    console.print(f"{busy}: left to it.", soft_wrap=True, highlight=False)
+            accelerator = Accelerator(
+                cpu=cpu, mixed_precision=config.precision, log_with=log_with, project_dir=folder.path
+            )
+            with ExitStack() as this_run:
+                if busy := _claim(this_run, folder, accelerator):
+                    console.print(f"{busy}: left to it.", soft_wrap=True)
                     continue
-                board = _board(folder) if tensorboard and accelerator.is_main_process else None
-                result = engine.train(
-                    *(task, config, folder, accelerator),
-                    data=data,
-                    watch=watch,
-                    checkpoint_seconds=checkpoint_seconds,
-                    board=board,
-                )
-                if board:
-                    board.close()
+                watching = [Checkpoints(checkpoint_seconds), *observers]
+                if accelerator.is_main_process:
+                    watching.append(Shown(line, console, config, f"run {i}/{len(configs)}"))
+                before = folder.result.exists()
+                if not before:
+                    watching += this_run.enter_context(tracking(accelerator, folder, log_with))
+                try:
+                    result = engine.train(task, config, folder, accelerator, data=data, observers=watching)
+                except OtherData as error:
+                    if not before:
+                        raise
+                    console.print(f"{title(config)}: {FINISHED_BEFORE}, and left out here: {error}", soft_wrap=True)
+                    continue
+            if result is None:
+                continue
             if accelerator.is_main_process:
-                console.print(f"{label}: {_outcome(task, config, result)}", soft_wrap=True, highlight=False)
+                again = f"; {FINISHED_BEFORE}" if before else ""
+                console.print(f"{title(config)}: {outcome(task, config, result)}{again}", soft_wrap=True)
             results.append((config, result))
-        bar.update(row, completed=UNITS * len(configs), description="done")
     return results if PartialState().is_main_process else []
+
+
+def _check_data(task: Task, data: Path | None) -> None:
+    if data is not None and not task.data:
+        raise ValueError(f"--data {data}: {task.name} reads no folder; leave it away")
+    if data is not None and not data.is_dir():
+        raise FileNotFoundError(f"data={str(data)!r} is no folder; name one that is there, with --data FOLDER")
+
+
+def _processes(cpu: bool) -> PartialState:
+    """The processes that were started together.
+
+    Raises:
+        ValueError: If there are more than run together, or than there are accelerators.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if not cpu and here > torch.accelerator.device_count():
+        raise ValueError(
+            f"{here} processes were started for {torch.accelerator.device_count()} accelerators: give as many, "
+            "with --nproc-per-node, or --cpu"
+        )
+    state, started = PartialState(cpu=cpu), int(os.environ.get("WORLD_SIZE", 1))
+    if state.num_processes != started:
+        raise ValueError(
+            f"{started} processes were started, of which {state.num_processes} would be used: give --cpu, or start one"
+        )
+    return state
 
 
 @contextmanager
@@ -99,74 +137,13 @@ def _own_precision() -> Iterator[None]:
         AcceleratorState._reset_state()
 
 
-def summary(task: Task, results: list[tuple[Config, dict[str, Any]]]) -> Table:
-    """A row for each run."""
-    metric = task.metric.of(results[0][0].options)
-    unit = f" ({metric.unit})" if metric.unit else ""
-    title = metric.called[0].upper() + metric.called[1:] + unit
-    table = Table(title=title, title_justify="left", title_style="", box=None, header_style="bold")
-    table.add_column("optimizer", overflow="fold")  # its end is what tells the runs of a search apart
-    for name in ("seed", "test", "best\nepoch", "last\ntest", "step(),\nms", "step,\nms"):
-        table.add_column(name, justify="right")
-    for config, result in results:
-        table.add_row(
-            config.folder.parts[-2].replace(",", ", "),
-            *(str(config.seed), f"{result['test']:.2f}", str(result["best_epoch"])),
-            *(f"{result['last_test']:.2f}", f"{1e3 * result['optimizer_seconds']:.2f}"),
-            f"{1e3 * result['step_seconds']:.1f}",
-        )
-    return table
-
-
-def progress(console: Console, shown: bool = True) -> Progress:
-    """The bar of long work: nothing where the console is no terminal."""
-    return Progress(
-        TextColumn("{task.description:<26}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (shown and console.is_terminal),
-    )
-
-
-def _outcome(task: Task, config: Config, result: dict[str, Any]) -> str:
-    if result["diverged"]:
-        return f"diverged in epoch {result['epochs']}"
-    metric = task.metric.of(config.options)
-    return f"test {metric.called} {result['test']:.2f}{metric.suffix} (epoch {result['best_epoch']})"
-
-
-def _note(task: Task, now: engine.Progress, config: Config) -> str:
-    latest = now.latest.get(f"validation_{task.metric.name}")
-    measured = "" if latest is None else f", validation {latest:.4g}{task.metric.suffix}"
-    return f"epoch {now.epoch}/{config.epochs}, loss {now.loss:.3g}, {1e3 * now.step_seconds:.0f} ms{measured}"
-
-
-@contextmanager
-def _locked(folder: RunFolder, accelerator: Accelerator) -> Iterator[str]:
-    """Keeps other commands out of a run; gives the message where one is in, to every process of this one."""
-    lock = folder.locked() if accelerator.is_main_process else None
+def _claim(stack: ExitStack, folder: RunFolder, accelerator: Accelerator) -> str:
+    """Keeps other commands out of a run; returns the message where one is in, to every process of this one."""
     message = ""
-    if lock:
+    if accelerator.is_main_process:
         try:
-            lock.__enter__()
+            stack.enter_context(folder.locked())
         except Busy as error:
-            message, lock = str(error), None
-    try:
-        (message,) = broadcast_object_list([message])
-        yield message
-    finally:
-        if lock:
-            lock.__exit__(None, None, None)
-
-
-def _board(folder: RunFolder) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
-    return SummaryWriter(folder.path / "tensorboard")
+            message = str(error)
+    (message,) = broadcast_object_list([message])
+    return str(message)

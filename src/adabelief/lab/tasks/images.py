@@ -217,7 +217,6 @@ def _cifar_scales(model: str) -> dict[str, Scale]:
             epochs=epochs,
             batch_size=128,
             options={"width": width, "train_examples": 5000, "validation_examples": 5000, "test_examples": 2000},
-            precision="auto",
             note=f"5,000 training, 556 validation and 2,000 test images, {width:g} of the channels, {epochs} epochs "
             "instead of 200",
         ),
@@ -257,7 +256,6 @@ TASKS = {
                 epochs=9,
                 batch_size=64,
                 options={"size": 64, "validation_share": 0.05, "workers": 2},
-                precision="auto",
                 note="64×64 pixels and 9 instead of 90 epochs",
             ),
             "paper": Scale(

@@ -225,7 +225,7 @@ def _make(request: Request) -> KerasClassification:
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"Keras or its backend {os.environ['KERAS_BACKEND']!r} is missing or does not work ({error}): pip install "
-            "'adabelief[keras]', and set KERAS_BACKEND to torch, jax or tensorflow, whichever is there"
+            "'adabelief[lab,keras]', and set KERAS_BACKEND to torch, jax or tensorflow, whichever is there"
         ) from error
     options = request.options
     digits_asked = options["images"] == "digits"

@@ -311,7 +311,6 @@ TASKS = {
                 epochs=4,
                 batch_size=20,
                 options={**_PENN, "width": 0.15, "dropout": 0.25},
-                precision="auto",
                 note=f"0.15 of the width, a quarter of the rates of dropout, 4 epochs instead of 200; {_OTHERWISE}",
             ),
             "paper": Scale(

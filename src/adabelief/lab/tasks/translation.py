@@ -217,7 +217,6 @@ TASKS = {
                     "dropout": 0.1,
                     "inner_dropout": 0.0,
                 },
-                precision="auto",
                 note="29,000 pairs of captions (Multi30k) instead of 160,239 of talks, 4+4 layers of width 128 instead "
                 "of 6+6 of width 512, less dropout, 8 epochs instead of 55, batches of 1,024 instead of 4,096 tokens",
             ),
