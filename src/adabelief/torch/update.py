@@ -25,6 +25,7 @@ CPU_BUCKET_BYTES = 2**20
 BUCKET_BYTES = 2**26
 """The same elsewhere. The one temporary copy of foreach is as large as a bucket, or as a tensor that is larger."""
 
+
 class Tensors(NamedTuple):
     """The tensors of one group, index by index."""
 
