@@ -82,13 +82,8 @@ def is_distributed(tensor: Tensor) -> bool:
 
 def part(tensor: Any) -> Tensor:
     """The part of a distributed tensor that is in this process: its memory, not a view that autograd knows of."""
-    local: Tensor = tensor._local_tensor
-    return local
-
-
-def spec(tensor: Any) -> Any:
-    """The mesh, placements and global shape of a distributed tensor; what compares equal lies alike."""
-    return tensor._spec
+    local: Tensor | None = getattr(tensor, "_local_tensor", None)
+    return tensor.to_local() if local is None else local  # type: ignore[no-any-return]
 
 
 def in_process_group() -> bool:

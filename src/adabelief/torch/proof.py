@@ -199,7 +199,7 @@ def _load() -> tuple[ctypes.PyDLL, _Api] | str:
     built = library(__file__, "_proof")
     if built is None:
         return NOT_COMPILED
-    words, type_words = _words_before(lambda x: x._cdata), _words_before(lambda x: id(type(x)))
+    words, type_words = _words_before(lambda x: getattr(x, "_cdata", -1)), _words_before(lambda x: id(type(x)))
     if words is None or type_words is None:
         return f"torch {torch.__version__} keeps its tensors in an unknown way"
     try:
