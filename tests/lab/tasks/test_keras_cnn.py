@@ -131,7 +131,9 @@ def test_batches_are_not_split_and_numbers_not_shortened(tmp_path, choice, messa
 
 def test_missing_keras_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
-    with pytest.raises(ValueError, match=r"Keras or its backend 'torch' is missing .*pip install 'adabelief\[keras\]'"):
+    with pytest.raises(
+        ValueError, match=r"Keras or its backend 'torch' is missing .*pip install 'adabelief\[lab,keras\]'"
+    ):
         TASK.make(request(plan()[0]))
 
 

@@ -81,7 +81,8 @@ def walk(
     settings = function.settings()[optimizer]
     point = torch.nn.Parameter(torch.tensor(function.start, dtype=torch.float64))
     gradient = point.grad = torch.zeros_like(point)
-    stepper = optimizers.build(optimizer.partition(",")[0], [point], {**settings, "foreach": False})
+    name = optimizer.partition(",")[0]
+    stepper = optimizers.build(name, [point], {**settings, **optimizers.METHODS[name].form})  # as a run has it
     path, arrival = [function.start], None
     x, y = function.start
     for step in range(1, steps + 1):
