@@ -83,7 +83,7 @@ def is_distributed(tensor: Tensor) -> bool:
 def part(tensor: Any) -> Tensor:
     """The part of a distributed tensor that is in this process: its memory, not a view that autograd knows of."""
     local: Tensor | None = getattr(tensor, "_local_tensor", None)
-    return tensor.to_local() if local is None else local  # type: ignore[no-any-return]
+    return tensor.to_local() if local is None else local
 
 
 def in_process_group() -> bool:
