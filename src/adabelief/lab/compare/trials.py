@@ -1,0 +1,179 @@
+"""The runs of a comparison: those of the search, and those of the finals once the search has picked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from adabelief.lab.analysis.runs import Run, load
+from adabelief.lab.compare.plan import Plan, Workload
+from adabelief.lab.engine import config as engine
+from adabelief.lab.engine.config import Config
+from adabelief.lab.search.points import halton
+from adabelief.lab.search.space import Arm
+from adabelief.lab.task import Metric
+
+SEARCH, FINALS = "search", "finals"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run that the plan asks for.
+
+    Attributes:
+        workload: What it is on.
+        stage: "search" or "finals".
+        arm: The arm's name.
+        slot: Which point of the search its settings are, from 0.
+        values: What varies, at that point.
+        config: The run.
+    """
+
+    workload: Workload
+    stage: str
+    arm: str
+    slot: int
+    values: Mapping[str, Any]
+    config: Config = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is, under the folder of the comparison: `place` and what every run's folder is called."""
+        return self.place / self.config.folder
+
+    @property
+    def place(self) -> Path:
+        """The folder of its arm's runs of its stage."""
+        return Path(self.stage, self.workload.name, self.arm)
+
+    @property
+    def metric(self) -> Metric:
+        """What it is judged by."""
+        return self.workload.about.metric.of(self.config.options)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A trial with what came of it so far; the run is None before it has begun."""
+
+    trial: Trial
+    run: Run | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to run of it."""
+        return self.run is not None and self.run.finished
+
+    @property
+    def lost(self) -> bool:
+        """Whether it diverged, or ended with a metric that is no number: a loss against whatever did not."""
+        return self.finished and not math.isfinite(self.validation)
+
+    @property
+    def validation(self) -> float:
+        """The validation metric after the last epoch; nan where there is none, or the run diverged."""
+        return self._last(f"validation_{self.trial.metric.name}")
+
+    @property
+    def validation_loss(self) -> float:
+        """The same of the validation loss; nan also where the task has none."""
+        return self._last("validation_loss")
+
+    @property
+    def test(self) -> float:
+        """The test metric after the last epoch; nan where it was not read."""
+        return self._last(f"test_{self.trial.metric.name}")
+
+    @property
+    def picked(self) -> float:
+        """The validation metric of the best epoch."""
+        return self.run.validation if self.run is not None and self.run.valid else math.nan
+
+    def _last(self, name: str) -> float:
+        if self.run is None or not self.run.valid:
+            return math.nan
+        return float(self.run.epochs[-1].get(name, math.nan))
+
+
+def searches(plan: Plan, workload: Workload) -> list[Trial]:
+    """The trials of a workload's search: point by point, so that at any time all arms have had as many.
+
+    Raises:
+        ValueError: If the task refuses something.
+    """
+    points = halton(workload.space.names, plan.trials, plan.search_seed)
+    return [
+        Trial(workload, SEARCH, arm.name, slot, values, config_of(workload, arm, values, plan.search_seed))
+        for slot, point in enumerate(points)
+        for arm in workload.space.arms
+        for values in [arm.values(point)]
+    ]
+
+
+def finals(plan: Plan, workload: Workload, winners: Mapping[str, Done]) -> list[Trial]:
+    """The trials of a workload's finals, seed by seed; an arm without a winner has none."""
+    return [
+        Trial(
+            *(workload, FINALS, name, won.trial.slot, won.trial.values),
+            replace(won.trial.config, seed=seed),
+        )
+        for seed in plan.seeds
+        for name, won in winners.items()
+    ]
+
+
+def winners(done: Sequence[Done]) -> dict[str, Done]:
+    """What validation picks of each arm after the last epoch; among equals the lower validation loss, then the first.
+
+    An arm of which every trial is lost has none.
+    """
+
+    def rank(one: Done) -> tuple[float, float]:
+        sign, loss = 1.0 if one.trial.metric.higher_is_better else -1.0, one.validation_loss
+        return sign * one.validation, -loss if math.isfinite(loss) else -math.inf
+
+    best: dict[str, Done] = {}
+    for one in done:
+        if one.finished and not one.lost:
+            name = one.trial.arm
+            best[name] = max(best.get(name, one), one, key=rank)
+    return best
+
+
+def read(out: Path, trials: Sequence[Trial]) -> list[Done]:
+    """What came of trials so far.
+
+    Raises:
+        ValueError: If a file of one is damaged.
+    """
+    return [Done(trial, _run(out / trial.folder)) for trial in trials]
+
+
+def _run(folder: Path) -> Run | None:
+    return load([folder])[0] if (folder / "config.json").exists() else None
+
+
+def config_of(workload: Workload, arm: Arm, values: Mapping[str, Any], seed: int) -> Config:
+    """The run of an arm with these values; the usual settings of the task are no part of its name.
+
+    Raises:
+        ValueError: If the task or the optimizer refuses something.
+    """
+    task = workload.about
+    usual = dict(task.settings(workload.model or "").get(arm.optimizer, {}))
+    settings = arm.settings(values, usual)
+    unusual = {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
+    known = {arm.optimizer: {}, **task.settings(workload.model or "")}
+    (found,) = engine.plan(
+        replace(task, settings=lambda model: known),
+        model=workload.model,
+        scale=workload.scale,
+        names=[arm.optimizer],
+        seeds=[seed],
+        changes={**unusual, **workload.changes},
+        epochs=workload.epochs,
+    )
+    return found
