@@ -68,9 +68,18 @@ class Contrast(NamedTuple):
         """Whether the adjusted interval leaves 0 out."""
         return abs(self.difference) > self.margin
 
+    def turned(self) -> Contrast:
+        """The second arm minus the first."""
+        return self._replace(difference=-self.difference)
 
-def randomized_block(values: ArrayLike) -> Blocks:
+
+def randomized_block(values: ArrayLike, *, step: float = 0.0) -> Blocks:
     """Fits the model to values of shape (arms, seeds).
+
+    Args:
+        values: What was measured.
+        step: Between neighbouring values that there can be, 100/n for a percentage of n examples: σ is taken as no
+            smaller than what rounding to it makes, step/√12. Otherwise two seeds that agree by chance are a proof.
 
     Raises:
         ValueError: If there are fewer than two arms or two seeds, or a value is not finite.
@@ -86,7 +95,8 @@ def randomized_block(values: ArrayLike) -> Blocks:
     arms, seeds = y.shape
     residual = y - y.mean(1, keepdims=True) - y.mean(0, keepdims=True) + y.mean()
     freedom = (arms - 1) * (seeds - 1)
-    return Blocks(tuple(y.mean(1).tolist()), math.sqrt(float((residual**2).sum()) / freedom), freedom, seeds)
+    deviation = max(math.sqrt(float((residual**2).sum()) / freedom), step / math.sqrt(12))
+    return Blocks(tuple(y.mean(1).tolist()), deviation, freedom, seeds)
 
 
 def against_control(fit: Blocks, control: int, *, families: int = 1, confidence: float = CONFIDENCE) -> list[Contrast]:

@@ -235,9 +235,7 @@ def _seeds(table: Mapping[str, Any], where: str) -> tuple[int, ...]:
         values.read(f"{where}: {'seeds' if i else 'search_seed'}", x, int) for i, x in enumerate((searched, *fresh))
     ]
     if numbers[0] in numbers[1:]:
-        raise ValueError(
-            f"{where}: seeds has {numbers[0]}, the search's own: it would count twice; leave it away, or change search_seed"
-        )
+        raise ValueError(f"{where}: seeds has {numbers[0]}, the search's own; leave it away, or change search_seed")
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"{where}: seeds has a number twice, got {fresh}; a second run of a seed is no other run")
     return tuple(numbers)

@@ -18,6 +18,9 @@ from adabelief.lab.task import Metric
 
 SEARCH, FINALS = "search", "finals"
 
+FAILURE = "failed.txt"
+"""In the folder of a run that an error ended: it is not run again unless the file is removed."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -57,19 +60,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class Done:
-    """A trial with what came of it so far; the run is None before it has begun."""
+    """A trial with what came of it so far.
+
+    Attributes:
+        trial: What was asked for.
+        run: What there is of it; None before it has begun.
+        failure: What ended it for good; empty where nothing did.
+    """
 
     trial: Trial
     run: Run | None
+    failure: str = ""
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to run of it."""
-        return self.run is not None and self.run.finished
+        return bool(self.failure) or (self.run is not None and self.run.finished)
 
     @property
     def lost(self) -> bool:
-        """Whether it diverged, or ended with a metric that is no number: a loss against whatever did not."""
+        """Whether it failed, diverged, or ended with no number: a loss against whatever did not."""
         return self.finished and not math.isfinite(self.validation)
 
     @property
@@ -149,11 +159,13 @@ def read(out: Path, trials: Sequence[Trial]) -> list[Done]:
     Raises:
         ValueError: If a file of one is damaged.
     """
-    return [Done(trial, _run(out / trial.folder)) for trial in trials]
+    return [_done(trial, out / trial.folder) for trial in trials]
 
 
-def _run(folder: Path) -> Run | None:
-    return load([folder])[0] if (folder / "config.json").exists() else None
+def _done(trial: Trial, folder: Path) -> Done:
+    run = load([folder])[0] if (folder / "config.json").exists() else None
+    failure = folder / FAILURE
+    return Done(trial, run, failure.read_text().strip() if failure.exists() else "")
 
 
 def config_of(workload: Workload, arm: Arm, values: Mapping[str, Any], seed: int) -> Config:

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
+from adabelief.lab import files
 from adabelief.lab.compare.plan import Plan
-from adabelief.lab.compare.trials import FINALS, Trial, finals, read, searches, winners
+from adabelief.lab.compare.trials import FAILURE, FINALS, Trial, finals, read, searches, winners
 from adabelief.lab.engine import session
 from adabelief.lab.engine.machine import keep_memory
 from adabelief.lab.engine.observers import HoldingBack
@@ -52,20 +53,25 @@ def run(trial: Trial, place: Place) -> bool:
     """
     if is_finished(trial, place.out):
         return True
-    done = session.run(
-        *(trial.workload.about, [trial.config], place.out / trial.place),
-        data=trial.workload.data,
-        cpu=place.cpu,
-        checkpoint_seconds=place.checkpoint_seconds,
-        observers=[HoldingBack(final=trial.stage == FINALS)],
-        console=Console(file=io.StringIO()),
-    )
+    try:
+        done = session.run(
+            *(trial.workload.about, [trial.config], place.out / trial.place),
+            data=trial.workload.data,
+            cpu=place.cpu,
+            checkpoint_seconds=place.checkpoint_seconds,
+            observers=[HoldingBack(final=trial.stage == FINALS)],
+            console=Console(file=io.StringIO()),
+        )
+    except (RuntimeError, ArithmeticError) as error:  # of the training itself: it would fail again
+        (place.out / trial.folder).mkdir(parents=True, exist_ok=True)
+        files.write(place.out / trial.folder / FAILURE, f"{type(error).__name__}: {error}\n")
+        return True
     return bool(done)
 
 
 def is_finished(trial: Trial, out: Path) -> bool:
-    """Whether a trial has its result."""
-    return (out / trial.folder / "result.json").exists()
+    """Whether a trial has its result, or has failed for good."""
+    return any((out / trial.folder / name).exists() for name in ("result.json", FAILURE))
 
 
 def work(plan: Plan, place: Place, *, tick: Callable[[], None] = lambda: None) -> None:
