@@ -8,10 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adabelief.lab.analysis.runs import Run, load
 from adabelief.lab.compare.plan import Plan, Workload
 from adabelief.lab.engine import config as engine
 from adabelief.lab.engine.config import Config
+from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.search.points import halton
 from adabelief.lab.search.space import Arm
 from adabelief.lab.task import Metric
@@ -96,6 +100,15 @@ class Done:
     def test(self) -> float:
         """The test metric after the last epoch; nan where it was not read."""
         return self._last(f"test_{self.trial.metric.name}")
+
+    @property
+    def hits(self) -> NDArray[np.bool_] | None:
+        """Which test examples were right; None where nobody wrote that down."""
+        path = RunFolder(self.run.path).hits if self.run is not None else None
+        if path is None or not path.exists():
+            return None
+        with np.load(path) as found:
+            return np.asarray(found["test"]) if "test" in found else None
 
     @property
     def picked(self) -> float:

@@ -19,6 +19,7 @@ from adabelief.lab.analysis.bootstrap import (
     stratified_bootstrap,
 )
 from adabelief.lab.analysis.equivalence import tost
+from adabelief.lab.analysis.examples import paired_examples
 from adabelief.lab.analysis.sensitivity import lr_sensitivity
 from adabelief.lab.analysis.targets import profile_score, target, time_to_target
 from adabelief.lab.compare.plan import Plan
@@ -41,6 +42,8 @@ class Judged(NamedTuple):
         equivalence: The p-value of the two one-sided tests, by Holm over all contrasts; nan where there is none.
         verdict: "better", "worse", "equivalent", "not told apart", "loss" or "waiting": of the first arm.
         p: The adjusted p-value of no difference; nan where there is none.
+        over_examples: The standard error of the difference over the test examples, both arms on the same ones: what
+            another test set would change. nan where hits were not kept.
     """
 
     workload: str
@@ -50,6 +53,7 @@ class Judged(NamedTuple):
     equivalence: float
     verdict: str
     p: float
+    over_examples: float
 
 
 class Times(NamedTuple):
@@ -158,8 +162,8 @@ def _judge(plan: Plan, results: Sequence[Results], shared: str | None) -> list[J
         for each in results
         for pair, contrast in _contrasts(plan, each, shared, families, len(asked)).items()
     }
-    p = [x.p for x in found.values()]
-    adjusted = dict(zip(found, holm(p) if shared is None else p, strict=True))
+    unadjusted = [x.p for x in found.values()]
+    adjusted = dict(zip(found, holm(unadjusted) if shared is None else unadjusted, strict=True))
     margins = {each.workload.name: each.workload.margin for each in results}
     tests = [tost(x.difference, x.error, x.freedom, margins[name]) for (name, _), x in found.items()]
     equal = dict(zip(found, holm(tests), strict=True))
@@ -168,8 +172,9 @@ def _judge(plan: Plan, results: Sequence[Results], shared: str | None) -> list[J
         key = each.workload.name, pair
         contrast = found.get(key)
         verdict = _verdict(each, pair, contrast, equal.get(key, math.nan))
-        numbers = equal.get(key, math.nan), verdict, adjusted.get(key, math.nan)
-        judged.append(Judged(each.workload.name, *pair, contrast, *numbers))
+        p_equal, p_same = equal.get(key, math.nan), adjusted.get(key, math.nan)
+        error = _over_examples(each, pair) if contrast else math.nan
+        judged.append(Judged(each.workload.name, *pair, contrast, p_equal, verdict, p_same, error))
     return judged
 
 
@@ -192,6 +197,14 @@ def _contrasts(
     return {
         (first, second): by_rival[first] if second == shared else by_rival[second].turned() for first, second in pairs
     }
+
+
+def _over_examples(each: Results, pair: tuple[str, str]) -> float:
+    hits = [[one.hits for one in each.final(arm)] for arm in pair]
+    if any(found is None for side in hits for found in side) or each.metric.unit != "%":
+        return math.nan
+    first, second = (np.stack([found for found in side if found is not None]) for side in hits)
+    return paired_examples(first, second)[1]
 
 
 def _step(each: Results) -> float:

@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from adabelief.lab.analysis.targets import TAU, performance_profile
 from adabelief.lab.compare.plan import Plan
 from adabelief.lab.compare.results import Results
-from adabelief.lab.compare.trials import Done
 from adabelief.lab.compare.verdict import Verdict, loss, rates, start, worst
 from adabelief.lab.report.style import COLOURS, INK, MARKERS, QUIET, WIDTH, files_of, label_axes, styled
 from adabelief.lab.report.words import number, signed
+from adabelief.lab.search.space import Arm
 
 ADAM_FLOOR = 1e-8
 """Adam's usual eps, which is the floor of its denominator."""
@@ -37,7 +37,7 @@ class Look(NamedTuple):
 def looks(plan: Plan) -> dict[str, Look]:
     """A look for each arm: that of its optimizer, darker where several arms have it."""
     optimizers = {arm.name: arm.optimizer for workload in plan.workloads for arm in workload.space.arms}
-    drawn, used = {}, {name: 0 for name in optimizers.values()}
+    drawn, used = {}, dict.fromkeys(optimizers.values(), 0)
     spare = dict(zip((name for name in used if name not in COLOURS), SPARE * 9, strict=False))
     for arm in plan.arms:
         name = optimizers.get(arm, arm)
@@ -61,12 +61,17 @@ def forest(verdict: Verdict) -> dict[str, bytes]:
             axes.text(0, row, one.verdict, ha="center", va="center", fontsize=7, color=INK)
             continue
         unit = each.sign / each.workload.margin
+        look = drawn[one.first]
         axes.errorbar(
-            *(unit * one.contrast.difference, row),
+            unit * one.contrast.difference,
+            row,
             xerr=one.contrast.margin / each.workload.margin,
-            **{"color": drawn[one.first].color, "marker": drawn[one.first].marker, "markersize": 4, "capsize": 2.5},
+            color=look.color,
+            marker=look.marker,
+            markersize=4,
+            capsize=2.5,
         )
-        level = abs(one.contrast.difference)
+        level = max(abs(one.contrast.difference), each.workload.margin)
         told = f"{signed(one.contrast.difference, beside=level)} ± {number(one.contrast.margin, beside=level)}"
         axes.annotate(
             f"{told}{each.metric.suffix}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=7
@@ -103,6 +108,9 @@ def best_of(verdict: Verdict, each: Results) -> dict[str, bytes]:
         axes.fill_between(k, curve.low, curve.high, color=look.color, alpha=0.12, linewidth=0)
         axes.plot(k, curve.expected, color=look.color, marker=look.marker, markersize=3, label=arm)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if curves := [curve.expected for curve in verdict.best_of[each.workload.name].values() if len(curve.expected)]:
+        ends = min(x.min() for x in curves), max(x.max() for x in curves)  # bands may reach down to failures
+        axes.set_ylim(ends[0] - 0.1 * (ends[1] - ends[0]), ends[1] + 0.1 * (ends[1] - ends[0]) or None)
     label_axes(axes, None, "trials", f"expected best validation {_measured(each)}")
     axes.legend()
     return files_of(figure)
@@ -115,10 +123,10 @@ def sensitivity(verdict: Verdict, each: Results) -> dict[str, bytes]:
     axes, drawn, begun = figure.subplots(), looks(verdict.plan), start(each)
     for arm in each.workload.arms:
         look = drawn[arm]
-        shown = {"color": look.color, "marker": look.marker}
+        points: dict[str, Any] = {"color": look.color, "marker": look.marker, "s": 9, "alpha": 0.45, "linewidth": 0}
         trials = [one for one in each.trials(arm) if "lr" in one.trial.config.settings]
         lr = [float(one.trial.config.settings["lr"]) for one in trials]
-        axes.scatter(lr, [min(loss(one), begun) for one in trials], s=9, alpha=0.45, linewidth=0, **shown)
+        axes.scatter(lr, [min(loss(one), begun) for one in trials], **points)
         lowest = rates(each, arm)
         line = [rate for rate, _ in lowest], [min(loss(one), begun) for _, one in lowest]
         axes.plot(*line, color=look.color, linewidth=1.2, label=arm)
@@ -132,7 +140,11 @@ def sensitivity(verdict: Verdict, each: Results) -> dict[str, bytes]:
 
 def mapped(each: Results) -> list[str]:
     """The arms of which floor and learning rate vary."""
-    return [arm.name for arm in each.workload.space.arms if {"lr", "floor"} <= {one.name for one in arm.dimensions}]
+    return [
+        arm.name
+        for arm in each.workload.space.arms
+        if {"lr", "floor"} <= {one.name for one in arm.dimensions if one.log and not one.choices}
+    ]
 
 
 @styled
@@ -146,7 +158,7 @@ def heat(verdict: Verdict, each: Results) -> dict[str, bytes]:
     scale = _scale(each, arms)
     mesh = None
     for axes, arm in zip(panels.flat, arms, strict=False):
-        mesh = _panel(axes, each, each.trials(arm), scale) or mesh
+        mesh = _panel(axes, each, each.workload.arms[arm], scale) or mesh
         label_axes(axes, arm, "learning rate", "floor")
     for axes in panels.flat[len(arms) :]:
         axes.set_visible(False)
@@ -162,11 +174,12 @@ def _scale(each: Results, arms: Sequence[str]) -> Mapping[str, Any]:
         return {}
     ends = sorted((float(np.median(known)), max(known) if each.sign > 0 else min(known)))
     if ends[0] > 0 and ends[1] / ends[0] > 10:
-        return {"norm": LogNorm(*ends)}
+        return {"norm": LogNorm(vmin=ends[0], vmax=ends[1])}
     return {"vmin": ends[0], "vmax": ends[1]}
 
 
-def _panel(axes: Axes, each: Results, trials: Sequence[Done], scale: Mapping[str, Any]) -> Any:
+def _panel(axes: Axes, each: Results, arm: Arm, scale: Mapping[str, Any]) -> Any:
+    trials = each.trials(arm.name)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.axhline(ADAM_FLOOR, color="#D00000", linewidth=1.2)
@@ -174,10 +187,9 @@ def _panel(axes: Axes, each: Results, trials: Sequence[Done], scale: Mapping[str
         return None
     place = np.log([[float(one.trial.values[name]) for name in ("lr", "floor")] for one in trials])
     value = np.array([one.validation if not one.lost else worst(each) for one in trials])
-    spans = [np.linspace(axis.min(), axis.max(), 80) for axis in place.T]
-    x, y = np.meshgrid(*spans)
-    unit = np.ptp(place, axis=0)
-    unit[unit == 0] = 1.0
+    ranges = {one.name: np.log([one.low, one.high]) for one in arm.dimensions if one.name in ("lr", "floor")}
+    x, y = np.meshgrid(*(np.linspace(*ranges[name], 80) for name in ("lr", "floor")))
+    unit = np.array([np.ptp(ranges[name]) for name in ("lr", "floor")])
     away = (((np.stack([x, y], -1)[:, :, None] - place) / unit) ** 2).sum(-1)
     colours = "viridis" if each.sign > 0 else "viridis_r"
     mesh = axes.pcolormesh(np.exp(x), np.exp(y), value[away.argmin(-1)], cmap=colours, rasterized=True, **scale)
