@@ -23,6 +23,9 @@ from adabelief.lab.search.space import Arm
 ADAM_FLOOR = 1e-8
 """Adam's usual eps, which is the floor of its denominator."""
 
+AXES = {"lr", "floor"}
+"""What a heat map is over."""
+
 SPARE = ("#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442")
 """Of optimizers that have no colour of their own: Okabe and Ito's."""
 
@@ -140,11 +143,13 @@ def sensitivity(verdict: Verdict, each: Results) -> dict[str, bytes]:
 
 def mapped(each: Results) -> list[str]:
     """The arms of which floor and learning rate vary."""
-    return [
-        arm.name
-        for arm in each.workload.space.arms
-        if {"lr", "floor"} <= {one.name for one in arm.dimensions if one.log and not one.choices}
-    ]
+    return [arm.name for arm in each.workload.space.arms if AXES <= _ranges(arm).keys()]
+
+
+def _ranges(arm: Arm) -> dict[str, tuple[float, float]]:
+    """What varies on a log scale, and from where to where, in logs."""
+    logged = [one for one in arm.dimensions if one.log and not one.choices]
+    return {one.name: (math.log(one.low), math.log(one.high)) for one in logged}
 
 
 @styled
@@ -187,9 +192,9 @@ def _panel(axes: Axes, each: Results, arm: Arm, scale: Mapping[str, Any]) -> Any
         return None
     place = np.log([[float(one.trial.values[name]) for name in ("lr", "floor")] for one in trials])
     value = np.array([one.validation if not one.lost else worst(each) for one in trials])
-    ranges = {one.name: np.log([one.low, one.high]) for one in arm.dimensions if one.name in ("lr", "floor")}
-    x, y = np.meshgrid(*(np.linspace(*ranges[name], 80) for name in ("lr", "floor")))
-    unit = np.array([np.ptp(ranges[name]) for name in ("lr", "floor")])
+    (left, right), (low, high) = _ranges(arm)["lr"], _ranges(arm)["floor"]
+    x, y = np.meshgrid(np.linspace(left, right, 80), np.linspace(low, high, 80))
+    unit = np.array([right - left, high - low])
     away = (((np.stack([x, y], -1)[:, :, None] - place) / unit) ** 2).sum(-1)
     colours = "viridis" if each.sign > 0 else "viridis_r"
     mesh = axes.pcolormesh(np.exp(x), np.exp(y), value[away.argmin(-1)], cmap=colours, rasterized=True, **scale)
