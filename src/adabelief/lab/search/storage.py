@@ -73,7 +73,8 @@ def connect(storage: str, out: Path) -> BaseStorage:
         if urlsplit(storage).scheme == PROXY:
             return _proxy(storage)
         try:
-            return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+            patience = {"connect_timeout": 10} if storage.startswith(("postgresql", "mysql", "mariadb")) else {}
+            return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True, "connect_args": patience})
         except ModuleNotFoundError as error:
             module = error.name or str(error)
             raise ValueError(

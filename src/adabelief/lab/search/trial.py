@@ -1,0 +1,141 @@
+"""A trial of a task: an ordinary run in its folder, which `adabelief train` would go on with and `report` shows."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rich.console import Console
+
+from adabelief.lab import tasks
+from adabelief.lab.analysis.runs import load
+from adabelief.lab.catalogue import CATALOGUE
+from adabelief.lab.engine import session
+from adabelief.lab.engine.config import Config, plan
+from adabelief.lab.engine.run import Observer, Run
+from adabelief.lab.search.search import Trial
+from adabelief.lab.search.space import Arm
+from adabelief.lab.task import Task
+
+RETRY = 1.0
+"""Seconds until a run is asked for again that another process is at."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all trials of a task have in common; the arguments are those of `engine.config.plan`."""
+
+    task: str
+    model: str | None = None
+    scale: str = "small"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    precision: str | None = None
+    accumulate: int = 1
+
+    def config(self, arm: Arm, settings: Mapping[str, Any], seed: int) -> Config:
+        """The run of an arm with some settings, of which the usual ones are no part of its name.
+
+        Raises:
+            ValueError: If the task or the optimizer refuses something.
+        """
+        usual = self.usual(arm)
+        unusual = {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
+        (found,) = plan(
+            with_arm(tasks.task(self.task), arm),
+            model=self.model,
+            scale=self.scale,
+            names=[arm.optimizer],
+            seeds=[seed],
+            changes={**unusual, **self.changes},
+            epochs=self.epochs,
+            precision=self.precision,
+            accumulate=self.accumulate,
+        )
+        return found
+
+    def usual(self, arm: Arm) -> dict[str, Any]:
+        """The arguments that the task has for an arm's optimizer; those that the space names go over them."""
+        task = tasks.task(self.task)
+        model = self.model or (task.models or ("",))[0]
+        return dict(task.settings(model).get(arm.optimizer, {}))
+
+
+@dataclass(frozen=True)
+class TaskObjective:
+    """The objective of a task: its metric on the validation set after the last epoch."""
+
+    conditions: Conditions
+    data: Path | None = None
+    cpu: bool = False
+    checkpoint_seconds: float = 60.0
+
+    def __call__(self, trial: Trial) -> float:
+        """Runs what is left of a trial; its run is in the search's folder, where `train` would put it.
+
+        Raises:
+            optuna.TrialPruned: If it is behind the others.
+            ValueError: If the task refuses the settings.
+            OSError: If data cannot be read or a file cannot be written.
+        """
+        task = with_arm(tasks.task(self.conditions.task), trial.arm)
+        config = self.conditions.config(trial.arm, trial.settings, trial.seed)
+        trial.note("folder", str(config.folder))
+        reporting = Reporting(trial)
+        while True:
+            done = session.run(
+                *(task, [config], trial.folder),
+                data=self.data,
+                cpu=self.cpu,
+                checkpoint_seconds=self.checkpoint_seconds,
+                observers=[reporting],
+                console=Console(file=io.StringIO(), force_terminal=False),
+            )
+            if done or reporting.pruned:
+                break
+            time.sleep(RETRY)
+        if not done:
+            raise reporting.pruned or optuna.TrialPruned
+        ((_, result),) = done
+        return math.nan if result["diverged"] else last_validation(trial.folder / config.folder)
+
+
+class Reporting(Observer):
+    """Reports the metric after every epoch, and ends the run where it is behind."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial, self._reported = trial, 0
+        self.pruned: optuna.TrialPruned | None = None
+
+    def after_epoch(self, run: Run) -> None:
+        """Reports what an earlier worker may not have come to say, too."""
+        name = f"validation_{run.task.metric.name}"
+        for line in run.state.history[self._reported :]:
+            self._reported = line["epoch"]
+            try:
+                self._trial.report(float(line[name]), line["epoch"])
+            except optuna.TrialPruned as pruned:
+                self.pruned = pruned
+
+    def stop(self, run: Run) -> bool:
+        """Whether it is behind."""
+        return self.pruned is not None
+
+
+def with_arm(task: Task, arm: Arm) -> Task:
+    """A task that has settings of an arm's optimizer: none of its own where nothing is published."""
+    if "keras" in CATALOGUE[task.name].extra:  # whose optimizers are Keras's
+        return task
+    return replace(task, settings=lambda model: {arm.optimizer: {}, **task.settings(model)})
+
+
+def last_validation(folder: Path) -> float:
+    """The metric of a run on the validation set after its last epoch."""
+    (run,) = load([folder])
+    return float(run.curve(f"validation_{run.metric.name}")[-1])
