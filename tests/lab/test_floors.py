@@ -11,7 +11,8 @@ import adabelief.lab
 LAB = Path(adabelief.lab.__file__).parent
 FLOORS = (
     *("files", "console", "processor", "catalogue", "trainer", "schedules", "task", "values", "optimizers", "models"),
-    *("data", "tasks", "engine", "analysis", "report", "demo", "listings", "scales", "doctor", "arguments", "commands"),
+    *("data", "tasks", "engine", "analysis", "search", "report", "demo", "listings", "scales", "doctor"),
+    *("endings", "arguments", "tuning", "commands"),
 )
 """From the ground upwards."""
 

@@ -175,8 +175,8 @@ class Store:
             then = study.user_attrs["plan"]
         if differs := difference(then, now):
             raise ValueError(
-                f"name={self.search.name!r}: {shown(self.search.storage) or str(self.search.out)} has a search of that name "
-                f"with {differs}; give it as it was, or another --name and --out"
+                f"name={self.search.name!r}: {shown(self.search.storage) or str(self.search.out)} has a search of that "
+                f"name with {differs}; give it as it was, or another --name and --out"
             )
         return study
 

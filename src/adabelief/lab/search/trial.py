@@ -6,7 +6,7 @@ import io
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import Config, plan
 from adabelief.lab.engine.run import Observer, Run
-from adabelief.lab.search.search import Trial
-from adabelief.lab.search.space import Arm
+from adabelief.lab.search.search import Search, Trial
+from adabelief.lab.search.space import Arm, Space
 from adabelief.lab.task import Task
 
 RETRY = 1.0
@@ -104,6 +104,56 @@ class TaskObjective:
             raise reporting.pruned or optuna.TrialPruned
         ((_, result),) = done
         return math.nan if result["diverged"] else last_validation(trial.folder / config.folder)
+
+
+def search_of(
+    conditions: Conditions,
+    space: Space,
+    *,
+    data: Path | None = None,
+    cpu: bool = False,
+    checkpoint_seconds: float = 60.0,
+    seed: int = 0,
+    name: str | None = None,
+    **options: Any,
+) -> Search:
+    """The search of a task's settings, once everything has been asked whether it takes what it is given.
+
+    Args:
+        conditions: What all trials have in common.
+        space: The arms.
+        data: Where the task's data is.
+        cpu: Do not use an accelerator.
+        checkpoint_seconds: At least this long between two checkpoints within an epoch.
+        seed: Of points, weights and batches.
+        name: What the search is called in the store; by default after the task, the model and the scale.
+        **options: The other attributes of `Search`.
+
+    Raises:
+        ValueError: If the task or an optimizer refuses something.
+        FileNotFoundError: If there is no such folder of data.
+    """
+    task = tasks.task(conditions.task)
+    session.check_data(task, data)
+    experiment = ""
+    for arm in space.arms:
+        if not arm.optimizer:
+            raise ValueError(f"space: [{arm.name}] has no optimizer, which a task needs; name one")
+        varied = {dimension.name for dimension in arm.dimensions}
+        for clash in conditions.changes.keys() & {*varied, *arm.fixed}:
+            raise ValueError(f"--set {clash}: [{arm.name}] of the space has it; leave one of them away")
+        settings = arm.settings(arm.values(dict.fromkeys(varied, 0.5)), conditions.usual(arm))
+        experiment = conditions.config(arm, settings, seed).experiment
+    return Search(
+        name=name or experiment,
+        space=space,
+        objective=TaskObjective(conditions, data and data.absolute(), cpu, checkpoint_seconds),
+        direction="maximize" if task.metric.higher_is_better else "minimize",
+        seed=seed,
+        conditions=asdict(conditions),
+        usual={arm.name: conditions.usual(arm) for arm in space.arms},
+        **options,
+    )
 
 
 class Reporting(Observer):

@@ -8,7 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -64,10 +64,8 @@ class Watch:
 
     def outcomes(self) -> list[Outcome]:
         """All trials; as they were last where the store does not answer now."""
-        try:
+        with suppress(StoreGone):
             self._outcomes = self._store.outcomes()
-        except StoreGone:
-            pass
         return self._outcomes
 
     def _table(self) -> Table:
@@ -95,7 +93,9 @@ def table(outcomes: Sequence[Outcome], direction: str, title: str) -> Table:
     """A row for each arm: how far it is, its best trial, and its losses."""
     listed = Table(title=title, title_justify="left", title_style="", box=None, header_style="bold")
     listed.add_column("arm", no_wrap=True)
-    for name in ("trials", "at work", "lost", "pruned", "best"):
+    listed.add_column("trials", justify="right")
+    special = [state for state in (RUNNING, *LOST, PRUNED) if any(one.state == state for one in outcomes)]
+    for name in (*special, "best"):
         listed.add_column(name, justify="right")
     listed.add_column("with", overflow="fold")
     for arm, found in by_arm(outcomes).items():
@@ -104,7 +104,7 @@ def table(outcomes: Sequence[Outcome], direction: str, title: str) -> Table:
         listed.add_row(
             arm,
             f"{sum(states[state] for state in OVER)}/{len(found)}",
-            *(str(n or "") for n in (states[RUNNING], sum(states[state] for state in LOST), states[PRUNED])),
+            *(str(states[state] or "") for state in special),
             *((f"{best.value:.6g}", _values(best.values)) if best else ("", "")),
         )
     return listed

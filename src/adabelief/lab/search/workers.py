@@ -74,8 +74,8 @@ def _processes(search: Search, workers: int, tick: Callable[[], None]) -> None:
                     continue
                 if process.exitcode > 0 or replaced >= REPLACED * workers:
                     raise ChildProcessError(
-                        f"workers={workers}: worker {i + 1} was ended by {_ending(process.exitcode)}, {replaced} before it; "
-                        "is there memory for as many? The same command goes on from the checkpoints"
+                        f"workers={workers}: one was ended by {_ending(process.exitcode)}, {replaced} before it; is "
+                        "there memory for as many? The same command goes on from the checkpoints"
                     )
                 replaced += 1
                 running[i] = _start(context, search, i, workers)
