@@ -188,8 +188,8 @@ def eps_for_floor(floor: float, beta2: float = 0.999) -> float:
     """The eps of AdaBelief with which its bias-corrected denominator has a floor: eps = floor² · (1 − beta2).
 
     AdaBelief adds eps to s in every step, so that s/(1 − beta2^t) has eps/(1 − beta2) in it and its root never falls
-    below sqrt(eps/(1 − beta2)) (`adabelief.rule.denominator_floor`). An Adam whose eps is `floor` has the same floor: arms
-    are comparable at equal floors, not at equal eps.
+    below sqrt(eps/(1 − beta2)) (`adabelief.rule.denominator_floor`). An Adam whose eps is `floor` has the same floor:
+    optimizers can be compared at equal floors, not at equal eps.
 
     Args:
         floor: Of the denominator, finite and at least 0.

@@ -12,7 +12,7 @@ LAB = Path(adabelief.lab.__file__).parent
 FLOORS = (
     *("files", "console", "processor", "catalogue", "trainer", "schedules", "task", "values", "optimizers", "models"),
     *("data", "tasks", "engine", "analysis", "search", "compare", "report", "demo", "listings", "scales", "doctor"),
-    *("arguments", "endings", "comparing", "commands"),
+    *("endings", "arguments", "tuning", "comparing", "commands"),
 )
 """From the ground upwards."""
 

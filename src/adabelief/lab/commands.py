@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import adabelief
-from adabelief.lab import comparing, listings
+from adabelief.lab import comparing, listings, tuning
 from adabelief.lab.arguments import completing, meant, named, parse_epochs, parse_grid, parse_seeds, prepare
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.console import plain_console
@@ -218,6 +218,7 @@ def train(
             console.print(f"adabelief report {shlex.quote(str(out))} writes the report.", soft_wrap=True)
 
 
+app.command()(tuning.tune)
 app.command()(comparing.compare)
 
 

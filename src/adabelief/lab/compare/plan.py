@@ -177,7 +177,7 @@ def _space(task: str, arms: Sequence[str], spaces: Sequence[Mapping[str, Any]], 
         named = [table["optimizer"] for table in own if "optimizer" in table]
         optimizer = one_of(f"{where}: the arm", str(named[-1] if named else arm), optimizers.METHODS)
         known = known_names(optimizer)
-        table: dict[str, Any] = defaults.tables(task, [optimizer])[optimizer]
+        table: dict[str, Any] = defaults.default(task, [optimizer])[optimizer]
         for each in spaces:
             table = over(table, {name: x for name, x in each.get(COMMON, {}).items() if name in known})
         for each in own:

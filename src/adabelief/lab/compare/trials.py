@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from adabelief.lab.analysis.runs import Run, load
 from adabelief.lab.compare.plan import Plan, Workload
-from adabelief.lab.engine import config as engine
 from adabelief.lab.engine.config import Config
 from adabelief.lab.engine.folder import RunFolder
+from adabelief.lab.search.conditions import Conditions
 from adabelief.lab.search.points import halton
 from adabelief.lab.search.space import Arm
 from adabelief.lab.task import Metric
@@ -182,23 +182,10 @@ def _done(trial: Trial, folder: Path) -> Done:
 
 
 def config_of(workload: Workload, arm: Arm, values: Mapping[str, Any], seed: int) -> Config:
-    """The run of an arm with these values; the usual settings of the task are no part of its name.
+    """The run of an arm with these values.
 
     Raises:
         ValueError: If the task or the optimizer refuses something.
     """
-    task = workload.about
-    usual = dict(task.settings(workload.model or "").get(arm.optimizer, {}))
-    settings = arm.settings(values, usual)
-    unusual = {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
-    known = {arm.optimizer: {}, **task.settings(workload.model or "")}
-    (found,) = engine.plan(
-        replace(task, settings=lambda model: known),
-        model=workload.model,
-        scale=workload.scale,
-        names=[arm.optimizer],
-        seeds=[seed],
-        changes={**unusual, **workload.changes},
-        epochs=workload.epochs,
-    )
-    return found
+    common = Conditions(workload.task, workload.model, workload.scale, workload.changes, workload.epochs)
+    return common.config(arm, arm.settings(values, common.usual(arm)), seed)

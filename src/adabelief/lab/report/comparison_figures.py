@@ -143,7 +143,7 @@ def sensitivity(verdict: Verdict, each: Results) -> dict[str, bytes]:
 
 def mapped(each: Results) -> list[str]:
     """The arms of which floor and learning rate vary."""
-    return [arm.name for arm in each.workload.space.arms if AXES <= _ranges(arm).keys()]
+    return [arm.name for arm in each.workload.space.arms if _ranges(arm).keys() >= AXES]
 
 
 def _ranges(arm: Arm) -> dict[str, tuple[float, float]]:

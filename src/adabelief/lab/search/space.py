@@ -276,7 +276,9 @@ def _dimension(name: str, table: Mapping[str, Any], where: str) -> Dimension:
     keys = ("low", "high", "log", "choices")
     for key in table:
         if key not in keys:
-            raise ValueError(f"{where}: there is no {key!r} in a range; it has low and high, or choices" + suggestion(key, keys))
+            raise ValueError(
+                f"{where}: there is no {key!r} in a range; it has low and high, or choices" + suggestion(key, keys)
+            )
     if "choices" in table:
         choices = table["choices"]
         if not isinstance(choices, (list, tuple)) or not choices or len(table) > 1:
@@ -305,7 +307,9 @@ def _check(arm: Arm, where: str) -> None:
             raise ValueError(f"{where}: {one} and {sorted(given.intersection(others))[0]} say the same; keep one")
     coupled = arm.optimizer not in DECOUPLED and arm.fixed.get("weight_decouple") is not True
     if "independent_decay" in given and coupled:
-        raise ValueError(f"{where} independent_decay: this decay is coupled; set weight_decouple = true, or weight_decay")
+        raise ValueError(
+            f"{where} independent_decay: this decay is coupled; set weight_decouple = true, or weight_decay"
+        )
     middle = arm.values(dict.fromkeys((dimension.name for dimension in arm.dimensions), 0.5))
     for dimension in arm.dimensions:
         for value in dimension.choices or (dimension.low, dimension.high):

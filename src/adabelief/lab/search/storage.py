@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,10 +21,13 @@ JOURNAL = "trials.journal"
 
 PROXY = "grpc"
 
-DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
-"""Packages whose modules have other names."""
+DRIVERS = {
+    "postgresql": ("psycopg[binary]", {"psycopg": "psycopg", "psycopg2": "psycopg2"}),
+    "mysql": ("pymysql", {"pymysql": "pymysql", "mysqldb": "MySQLdb"}),
+}
+"""For each kind of database the package to install, and the drivers as SQLAlchemy and as Python call them."""
 
-EXAMPLES = "postgresql://USER@HOST/NAME, mysql+pymysql://USER@HOST/NAME, grpc://HOST:PORT, or a file in a shared folder"
+EXAMPLES = "postgresql://USER@HOST/NAME, mysql://USER@HOST/NAME, grpc://HOST:PORT, or a file in a shared folder"
 
 
 class StoreGone(OSError):
@@ -68,19 +72,31 @@ def connect(storage: str, out: Path) -> BaseStorage:
         if "://" not in storage:
             path = Path(storage) if storage else out / JOURNAL
             if not path.parent.is_dir():
-                raise ValueError(f"storage={storage!r}: there is no folder {path.parent}; make it, or name another file")
+                raise ValueError(
+                    f"storage={storage!r}: there is no folder {path.parent}; make it, or name another file"
+                )
             return JournalStorage(Journal(path))
         if urlsplit(storage).scheme == PROXY:
             return _proxy(storage)
+        url, patience = _with_driver(storage), {}
+        if storage.startswith((*DRIVERS, "mariadb")):
+            patience = {"connect_timeout": 10}
         try:
-            return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
-        except ModuleNotFoundError as error:
-            module = error.name or str(error)
-            raise ValueError(
-                f"storage={shown(storage)!r} needs {module}: pip install {DRIVERS.get(module, module)}"
-            ) from None
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": patience})
         except (ArgumentError, ImportError, ValueError) as error:
             raise ValueError(f"storage={shown(storage)!r}: {_line(error)}; give, say, {EXAMPLES}") from None
+
+
+def _with_driver(storage: str) -> str:
+    """The URL of a database with a driver that is installed, where it names none."""
+    kind, _, rest = storage.partition("://")
+    if kind not in DRIVERS:
+        return storage
+    package, drivers = DRIVERS[kind]
+    for name, module in drivers.items():
+        if find_spec(module):
+            return f"{kind}+{name}://{rest}"
+    raise ValueError(f"storage={shown(storage)!r} needs a driver: pip install '{package}'")
 
 
 def _proxy(storage: str) -> BaseStorage:
@@ -115,8 +131,8 @@ def answering(storage: str) -> Iterator[None]:
         if not of_driver and not type(error).__module__.startswith("grpc"):
             raise
         raise StoreGone(
-            f"storage={shown(storage) or JOURNAL!r} does not answer ({_line(error)}); see that it is there and give the "
-            "same command again: runs are kept, and go on from their checkpoints"
+            f"storage={shown(storage) or JOURNAL!r} does not answer ({_line(error)}); see that it is there and "
+            "give the same command again: runs are kept, and go on from their checkpoints"
         ) from error
 
 
