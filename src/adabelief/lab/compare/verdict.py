@@ -83,8 +83,7 @@ class Verdict:
         sensitivities: By workload and arm, the learning-rate sensitivity of the validation loss; nan where unknown.
         times: By workload.
         profile: AlgoPerf's score of every arm, by steps, over the workloads that all arms have.
-        aggregate: By arm, the interquartile mean of normalized scores of the finals: 0 is the median trial of the
-            reference's search, 1 the mean of its finals.
+        aggregate: By arm, the interquartile mean of the finals in margins of equivalence above the reference's mean.
         improvement: By contrast, the probability of improvement over the workloads.
     """
 
@@ -106,8 +105,10 @@ def judge(plan: Plan, results: Sequence[Results]) -> Verdict:
     whole = [each for each in over if set(plan.arms) <= each.workload.arms.keys()]
     times = {each.workload.name: _times(plan, each) for each in over}
     steps = [[times[each.workload.name].steps[arm] for each in whole] for arm in plan.arms]
-    scores = {arm: np.array([_scores(plan, each, arm) for each in whole]).T for arm in plan.arms} if whole else {}
-    usable = bool(scores) and bool(np.isfinite(list(scores.values())).all())
+    scores, ranked = (
+        {arm: np.array([of(plan, each, arm) for each in whole]).T for arm in plan.arms} if whole else {}
+        for of in (_scores, _ranked)
+    )
     shared = _shared(plan)
     return Verdict(
         plan=plan,
@@ -120,13 +121,12 @@ def judge(plan: Plan, results: Sequence[Results]) -> Verdict:
         },
         times=times,
         profile=dict(zip(plan.arms, profile_score(steps).tolist(), strict=True)) if whole else {},
-        aggregate={arm: stratified_bootstrap(interquartile_mean, x) for arm, x in scores.items()} if usable else {},
+        aggregate={arm: stratified_bootstrap(interquartile_mean, x) for arm, x in scores.items()},
         improvement={
-            (first, second): stratified_bootstrap(probability_of_improvement, scores[first], scores[second])
+            (first, second): stratified_bootstrap(probability_of_improvement, ranked[first], ranked[second])
             for first, second in plan.contrasts
-        }
-        if usable
-        else {},
+            if ranked
+        },
     )
 
 
@@ -292,15 +292,16 @@ def _times(plan: Plan, each: Results) -> Times:
     )
 
 
-def _scores(plan: Plan, each: Results, arm: str) -> list[float]:
-    """The finals of an arm between 0, the median trial of the reference's search, and 1, the mean of its finals."""
-    bottom = worst(each)
-    searched = [one.validation if not one.lost else bottom for one in each.trials(plan.reference)]
-    tuned = [x if math.isfinite(x) else bottom for x in values(each, plan.reference)]
-    if not tuned or not searched:
-        return [math.nan] * len(plan.seeds)
-    zero, one = statistics.median(searched), statistics.fmean(tuned)
+def _ranked(plan: Plan, each: Results, arm: str) -> list[float]:
+    """The finals of an arm, higher is better; a lost one is below every number."""
     found = values(each, arm) or [math.nan] * len(plan.seeds)
-    if one == zero:
-        return [math.nan] * len(found)
-    return [((x if math.isfinite(x) else bottom) - zero) / (one - zero) for x in found]
+    return [each.sign * x if math.isfinite(x) else -math.inf for x in found]
+
+
+def _scores(plan: Plan, each: Results, arm: str) -> list[float]:
+    """The finals of an arm in margins above the mean of the reference's; a lost one has the worst value there is."""
+    lowest = each.sign * worst(each)
+    found, reference = (
+        [x if math.isfinite(x) else lowest for x in _ranked(plan, each, name)] for name in (arm, plan.reference)
+    )
+    return [(x - statistics.fmean(reference)) / each.workload.margin for x in found]

@@ -111,9 +111,10 @@ def best_of(verdict: Verdict, each: Results) -> dict[str, bytes]:
         axes.fill_between(k, curve.low, curve.high, color=look.color, alpha=0.12, linewidth=0)
         axes.plot(k, curve.expected, color=look.color, marker=look.marker, markersize=3, label=arm)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if curves := [curve.expected for curve in verdict.best_of[each.workload.name].values() if len(curve.expected)]:
-        ends = min(x.min() for x in curves), max(x.max() for x in curves)  # bands may reach down to failures
-        axes.set_ylim(ends[0] - 0.1 * (ends[1] - ends[0]), ends[1] + 0.1 * (ends[1] - ends[0]) or None)
+    curves = [curve.expected for curve in verdict.best_of[each.workload.name].values()]
+    known = np.concatenate(curves)
+    if room := 0.1 * float(np.ptp(known)) if len(known) else 0.0:  # bands may reach down to failures
+        axes.set_ylim(known.min() - room, known.max() + room)
     label_axes(axes, None, "trials", f"expected best validation {_measured(each)}")
     axes.legend()
     return files_of(figure)
