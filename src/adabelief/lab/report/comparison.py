@@ -237,8 +237,8 @@ def _how_to_read(verdict: Verdict) -> Chapter:
         "training, above the lowest one. Time to target (AlgoPerf): the median over the seeds of the first "
         f"epoch's steps at which validation reaches the median of {reference}'s best values. Profile score: the "
         "mean share of workloads that an arm solves within τ times the quickest, for τ from 1 to 4.",
-        "Interquartile mean and probability of improvement are rliable's, with 95 % stratified bootstrap intervals; the "
-        f"first is of how far a final is above the mean of {reference}'s, in margins of equivalence.",
+        "Interquartile mean and probability of improvement are rliable's, with 95 % stratified bootstrap intervals; "
+        f"the first is of how far a final is above the mean of {reference}'s, in margins of equivalence.",
     ]
     return Chapter("How to read the numbers", "\n\n".join(paragraphs))
 

@@ -176,8 +176,8 @@ def heat(verdict: Verdict, each: Results) -> dict[str, bytes]:
 def _scale(each: Results, arms: Sequence[str]) -> Mapping[str, Any]:
     """The colours: from the median trial to the best one, so that failures do not hide what differs among the good."""
     known = [one.validation for arm in arms for one in each.trials(arm) if math.isfinite(one.validation)]
-    if not known:
-        return {}
+    if len(set(known)) < 2:  # no scale has one colour
+        return {"vmin": known[0] - 1, "vmax": known[0] + 1} if known else {}
     ends = sorted((float(np.median(known)), max(known) if each.sign > 0 else min(known)))
     if ends[0] > 0 and ends[1] / ends[0] > 10:
         return {"norm": LogNorm(vmin=ends[0], vmax=ends[1])}

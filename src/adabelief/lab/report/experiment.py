@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 
+from adabelief.lab.analysis.differences import Comparison
 from adabelief.lab.analysis.experiments import Experiment, what_ran
 from adabelief.lab.analysis.published import published
 from adabelief.lab.analysis.runs import Run
-from adabelief.lab.analysis.statistics import Comparison, Verdict
+from adabelief.lab.analysis.statistics import Verdict
 from adabelief.lab.report import figures
 from adabelief.lab.report.chapter import Chapter, Picture
 from adabelief.lab.report.published import beside_published
@@ -130,6 +131,7 @@ def _results(verdict: Verdict) -> str:
                 _difference(verdict.comparisons.get(label), same=label == ours),
                 ", ".join(_seed(run) for run in runs),
                 spread([run.last_test for run in valid]) if valid else "–",
+                _difference(verdict.last_comparisons.get(label), same=label == ours),
                 spread([run.validation for run in valid]) if valid else "–",
                 ", ".join(str(run.outcome["best_epoch"]) if run.valid else "–" for run in runs),
                 rough(statistics.fmean(run.epochs[-1]["train_loss"] for run in valid)) if valid else "–",
@@ -138,9 +140,15 @@ def _results(verdict: Verdict) -> str:
         )
     header = (
         *("optimizer", f"test {metric}", f"minus {ours}'s", "seed by seed", f"test {metric}, last epoch"),
-        *(f"validation {metric}", "best epoch", f"last {experiment.task.training_loss}", "settings"),
+        *(
+            f"minus {ours}'s, last",
+            f"validation {metric}",
+            "best epoch",
+            f"last {experiment.task.training_loss}",
+            "settings",
+        ),
     )
-    keep = [i for i in range(len(header)) if i != 2 or verdict.comparisons]
+    keep = [i for i in range(len(header)) if i not in (2, 5) or verdict.comparisons]
     rows = [tuple(row[i] for i in keep) for row in rows]
     return table([header[i] for i in keep], rows, left={0, len(keep) - 1})
 

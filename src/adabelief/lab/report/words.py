@@ -7,9 +7,9 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 
+from adabelief.lab.analysis.differences import Comparison
 from adabelief.lab.analysis.experiments import Experiment
 from adabelief.lab.analysis.runs import Run
-from adabelief.lab.analysis.statistics import Comparison
 
 
 def number(value: float, *, beside: float | None = None) -> str:
