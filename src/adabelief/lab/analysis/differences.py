@@ -37,9 +37,9 @@ class Comparison(NamedTuple):
 def comparisons(groups: Mapping[str, Sequence[Run]], reference: str, value: Value) -> dict[str, Comparison]:
     """Every group of runs minus one of them, with margins that hold together.
 
-    Where all groups share two seeds or more, these are the blocks of a randomized-block model, and the margins are
-    Dunnett's. Otherwise every group is compared by itself, with Bonferroni's margins: on the seeds that it shares with
-    the reference, if these are two or more, else as an independent sample.
+    Groups that share two seeds or more with the reference are the blocks of a randomized-block model, on the seeds that
+    all of these share, with Dunnett's margins; where these are less than two seeds, each is compared by itself. A group
+    with other seeds is an independent sample. Of m comparisons, k by one model have k/m of the risk.
 
     Args:
         groups: The runs by label.
@@ -48,12 +48,24 @@ def comparisons(groups: Mapping[str, Sequence[Run]], reference: str, value: Valu
     """
     tables = {label: {run.config.seed: value(run) for run in runs} for label, runs in groups.items()}
     rivals = [label for label in groups if label != reference]
-    shared = sorted(set.intersection(*(set(table) for table in tables.values())))
-    if len(shared) > 1 and rivals:
-        fit = randomized_block([[table[seed] for seed in shared] for table in tables.values()], step=_step(groups))
-        made = dict(zip(rivals, against_control(fit, list(groups).index(reference)), strict=True))
-        return {label: _paired(made[label], groups, label, reference, tables, shared) for label in rivals}
-    return {label: _alone(groups, label, reference, tables, value, len(rivals)) for label in rivals}
+    pairs = [label for label in rivals if len(tables[label].keys() & tables[reference].keys()) > 1]
+    judged = len(pairs) + sum(
+        min(len(tables[label]), len(tables[reference])) > 1 for label in rivals if label not in pairs
+    )
+    together = [reference, *pairs]
+    shared = sorted(set.intersection(*(set(tables[label]) for label in together)))
+    if len(shared) > 1 and pairs:
+        fit = randomized_block([[tables[label][seed] for seed in shared] for label in together], step=_step(groups))
+        contrasts = against_control(fit, 0, confidence=1 - (1 - CONFIDENCE) * len(pairs) / judged)
+        made = dict(zip(pairs, contrasts, strict=True))
+    else:
+        made, shared = {}, []
+    return {
+        label: _paired(made[label], groups, label, reference, tables, shared)
+        if label in made
+        else _alone(groups, label, reference, tables, value, max(1, judged))
+        for label in rivals
+    }
 
 
 def independent(

@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -136,7 +136,8 @@ def hire(plan: Plan, place: Place, workers: int, tick: Callable[[], None]) -> No
                 if process.exitcode == 0:
                     continue
                 if errors.poll():
-                    raise errors.recv()
+                    with suppress(EOFError):  # of one that was killed
+                        raise errors.recv()
                 killed += 1
                 if killed > REPLACED * workers:
                     raise ChildProcessError(

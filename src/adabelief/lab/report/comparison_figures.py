@@ -186,14 +186,14 @@ def _scale(each: Results, arms: Sequence[str]) -> Mapping[str, Any]:
 
 def _panel(axes: Axes, each: Results, arm: Arm, scale: Mapping[str, Any]) -> Any:
     trials = each.trials(arm.name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    (left, right), (low, high) = _ranges(arm)["lr"], _ranges(arm)["floor"]
+    axes.set(xscale="log", xlim=np.exp([left, right]))
+    axes.set(yscale="log", ylim=(min(math.exp(low), ADAM_FLOOR / 3), max(math.exp(high), 3 * ADAM_FLOOR)))
     axes.axhline(ADAM_FLOOR, color="#D00000", linewidth=1.2)
     if not trials:
         return None
     place = np.log([[float(one.trial.values[name]) for name in ("lr", "floor")] for one in trials])
     value = np.array([one.validation if not one.lost else worst(each) for one in trials])
-    (left, right), (low, high) = _ranges(arm)["lr"], _ranges(arm)["floor"]
     x, y = np.meshgrid(np.linspace(left, right, 80), np.linspace(low, high, 80))
     unit = np.array([right - left, high - low])
     away = (((np.stack([x, y], -1)[:, :, None] - place) / unit) ** 2).sum(-1)
