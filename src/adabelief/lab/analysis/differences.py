@@ -49,9 +49,7 @@ def comparisons(groups: Mapping[str, Sequence[Run]], reference: str, value: Valu
     tables = {label: {run.config.seed: value(run) for run in runs} for label, runs in groups.items()}
     rivals = [label for label in groups if label != reference]
     pairs = [label for label in rivals if len(tables[label].keys() & tables[reference].keys()) > 1]
-    judged = len(pairs) + sum(
-        min(len(tables[label]), len(tables[reference])) > 1 for label in rivals if label not in pairs
-    )
+    judged = sum(label in pairs or min(len(tables[label]), len(tables[reference])) > 1 for label in rivals)
     together = [reference, *pairs]
     shared = sorted(set.intersection(*(set(tables[label]) for label in together)))
     if len(shared) > 1 and pairs:

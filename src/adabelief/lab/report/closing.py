@@ -56,8 +56,8 @@ def _differences(verdicts: Sequence[Verdict]) -> list[str]:
         f"A difference is given with half of its {100 * CONFIDENCE:g} % confidence interval, and is bold where that "
         "does not contain 0. Runs of one seed share weights and batches, so they are compared within each seed: a "
         "randomized-block model with the seed as block, on the seeds that all share, and Dunnett's intervals, which "
-        "hold together for all comparisons of a table. Where these are less than two seeds, each optimizer is compared by "
-        "itself, on those that it shares with the other side or else as an independent sample (Welch; Bonferroni)."
+        "hold together for all comparisons of a table. Where these are less than two seeds, each optimizer is compared "
+        "by itself, on those that it shares with the other side or else as an independent sample (Welch; Bonferroni)."
         f"{of_test_set if accuracies else ''}"
     ]
     if any(math.isnan(one.margin) for one in made):
