@@ -274,7 +274,11 @@ class Run:
             value, loss = sign * line[f"validation_{metric.name}"], -line.get("validation_loss", 0.0)
             return (value if math.isfinite(value) else -math.inf, loss if math.isfinite(loss) else -math.inf)
 
-        best = max(history, key=rank)
+        def kept(line: Mapping[str, Any]) -> float:
+            value = sign * line[f"test_{metric.name}"]
+            return value if math.isfinite(value) else -math.inf
+
+        best, worst = max(history, key=rank), min(history, key=kept)
         return {
             "epochs": len(history),
             "diverged": self.state.diverged,
@@ -283,6 +287,7 @@ class Run:
             "validation": best[f"validation_{metric.name}"],
             "test": best[f"test_{metric.name}"],
             "last_test": history[-1][f"test_{metric.name}"],
+            "worst_test": worst[f"test_{metric.name}"],
             "optimizer_seconds": statistics.median(line["optimizer_seconds"] for line in history),
             "step_seconds": statistics.median(line["step_seconds"] for line in history),
             "run_seconds": sum(line["epoch_seconds"] for line in history),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,25 +55,28 @@ class Muon(Optimizer):
             raise ValueError(f"torch {torch.__version__} has no Muon; 2.9 or later has")
         groups = [group for one in _groups(params) for group in _split(one)]
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas})
-        common = {"lr": lr, "weight_decay": weight_decay}
-        makers = {
-            True: lambda own: torch.optim.Muon(own, **common, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
-            False: lambda own: torch.optim.AdamW(own, **common, betas=betas, eps=eps, fused=True),
+        makers: dict[bool, Callable[..., Optimizer]] = {
+            True: partial(torch.optim.Muon, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
+            False: partial(torch.optim.AdamW, betas=betas, eps=eps, fused=True),
         }
         self._parts: dict[bool, Optimizer] = {}
         for matrices in dict.fromkeys(group["matrices"] for group in self.param_groups):
-            own = [group for group in self.param_groups if group["matrices"] == matrices]
-            self._parts[matrices] = makers[matrices]([{"params": group["params"]} for group in own])
-            for group, theirs in zip(own, self._parts[matrices].param_groups, strict=True):
+            own = self._own(matrices)
+            made = makers[matrices]([{"params": group["params"]} for group in own], lr=lr, weight_decay=weight_decay)
+            self._parts[matrices] = made
+            for group, theirs in zip(own, made.param_groups, strict=True):
                 group.update({name: value for name, value in theirs.items() if name not in group})
+
+    def _own(self, matrices: bool) -> list[dict[str, Any]]:
+        return [group for group in self.param_groups if group["matrices"] == matrices]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Steps every parameter that has a gradient; takes no closure."""
         for matrices, part in self._parts.items():
             # What loading a checkpoint replaces is shared anew.
-            part.state, part.param_groups = self.state, [g for g in self.param_groups if g["matrices"] == matrices]
-            part.step()
+            part.state, part.param_groups = self.state, self._own(matrices)
+            part.step()  # type: ignore[no-untyped-call]
 
 
 def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:

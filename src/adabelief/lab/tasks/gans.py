@@ -100,10 +100,10 @@ def default_settings() -> Settings:
 
 
 _STEPS: Mapping[str, Mapping[str, Any]] = {
-    "wgan": {"critic_steps": 5, "clip": 0.01, "penalty": 0.0},
-    "wgan-gp": {"critic_steps": 5, "clip": 0.0, "penalty": 10.0},
-    "sngan": {"critic_steps": 5, "clip": 0.0, "penalty": 0.0},
-    "dcgan": {"critic_steps": 1, "clip": 0.0, "penalty": 0.0},
+    "wgan": {"critic_steps": 5, "clip": 0.01, "penalty": 0.0, "coverage": 0},
+    "wgan-gp": {"critic_steps": 5, "clip": 0.0, "penalty": 10.0, "coverage": 0},
+    "sngan": {"critic_steps": 5, "clip": 0.0, "penalty": 0.0, "coverage": 0},
+    "dcgan": {"critic_steps": 1, "clip": 0.0, "penalty": 0.0, "coverage": 2},
 }
 
 
@@ -157,11 +157,11 @@ def _scales(model: str, name: str) -> dict[str, Scale]:
                 "width": small.width,
                 "passes": small.passes,
                 "train_examples": 20_000,
-                "test_examples": 5000,
+                "test_examples": None,
                 "samples": 2000,
                 "features": frechet.RANDOM,
             },
-            note=f"20,000 training, 2,222 validation and 5,000 test images, {pixels}{small.width:g} of the channels, "
+            note=f"20,000 training images, {pixels}{small.width:g} of the channels, "
             f"{small.epochs * small.passes} passes over the images instead of {published}, 2,000 generated images in a "
             "comparison",
         ),

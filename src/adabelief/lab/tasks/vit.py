@@ -91,10 +91,10 @@ TASKS = {
                 epochs=8,
                 batch_size=128,
                 options={
-                    **{"images": "cifar10", "patch": 8, "layers": 6, "heads": 4, "width": 64, "dropout": 0.0},
+                    **{"images": "cifar10", "patch": 8, "layers": 4, "heads": 4, "width": 64, "dropout": 0.0},
                     **STUDY_CIFAR,
                 },
-                note="patches of 8×8 pixels, 6 layers of 64, 10,000 training images, 8 epochs, a cosine with warm-up",
+                note="patches of 8×8 pixels, 4 layers of 64, 10,000 training images, 8 epochs, a cosine with warm-up",
                 target=45.0,
                 threads=1,
             ),
