@@ -124,8 +124,8 @@ def characters(text: str = BOOK, data: Path | None = None, *, held_out: int | No
                 raise ValueError(f"{part.name} has no words; give a text that has")
     numbers = {character: i for i, character in enumerate(sorted(set(train).union(*others)))}
     kept = (train, *(content[:held_out] for content in others))
-    tokens = (torch.tensor([numbers[character] for character in content]) for content in kept)
-    return TokenCorpus(*tokens, vocabulary=len(numbers))
+    train_tokens, validation, test = (torch.tensor([numbers[character] for character in part]) for part in kept)
+    return TokenCorpus(train_tokens, validation, test, len(numbers))
 
 
 def streams(tokens: Tensor, n: int) -> Streams:

@@ -224,9 +224,10 @@ class Run:
     def _epoch(self) -> None:
         state, workload, trainer = self.state, self.workload, self.trainer
         self._since, times, before = time.perf_counter(), [], len(trainer.optimizer_seconds)
-        epochs, schedule = self.config.epochs, schedule_of(self.task, self.config.options)
+        schedule, steps = schedule_of(self.task, self.config.options), self.config.epochs * workload.steps_per_epoch
+        trainer.moment = Moment(state.epoch, self.config.epochs, state.step, steps)
         for batch in islice(workload.batches(state.epoch), state.done, None):
-            trainer.moment = Moment(state.epoch, epochs, state.step, epochs * workload.steps_per_epoch)
+            trainer.moment = trainer.moment._replace(step=state.step)
             factor = schedule(trainer.moment)
             trainer.set_lr(factor)
             start = time.perf_counter()

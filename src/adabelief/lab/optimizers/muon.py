@@ -76,7 +76,7 @@ class Muon(Optimizer):
         for matrices, part in self._parts.items():
             # What loading a checkpoint replaces is shared anew.
             part.state, part.param_groups = self.state, self._own(matrices)
-            part.step()  # type: ignore[no-untyped-call]
+            part.step()
 
 
 def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
