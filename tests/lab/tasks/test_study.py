@@ -24,7 +24,7 @@ from tests.lab.running import go, goes_on, numbers
 WORKLOADS = {
     ("fashion-mnist", None): (2, 430, 5000, 10_000, 29_178, "fashion-mnist/train-images-idx3-ubyte.gz"),
     ("cifar10", "cnn"): (8, 79, 5000, 10_000, 33_946, "cifar10/train.parquet"),
-    ("vit", None): (8, 79, 5000, 10_000, 148_042, "cifar10/train.parquet"),
+    ("vit", None): (8, 79, 5000, 10_000, 148_170, "cifar10/train.parquet"),
     ("char-lstm", None): (10, 200, 99_999, 99_999, 144_946, "penn/train.txt"),
     ("charlm", None): (5, 200, 99_999, 99_999, 111_488, "penn/train.txt"),
     ("translation", None): (3, 300, 1014, 1000, 489_728, "multi30k/train.de.gz"),
