@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -15,29 +17,30 @@ FAIR_SHARE = 0.1
 """A class counts as covered from this fraction of its share in even classes on."""
 
 
-def classifier(images: Tensor, labels: Tensor, *, epochs: int) -> nn.Module:
+def classifier(images: Tensor, labels: Tensor, prepare: Callable[[Tensor], Tensor], *, epochs: int) -> nn.Module:
     """Trains `adabelief.lab.models.images.cnn` on labelled images; the same ones give the same network.
 
     Nothing is drawn from the random state.
 
     Args:
-        images: (n, channels, size, size), as generated ones come.
+        images: (n, ...).
         labels: (n,), the classes from 0 upwards.
+        prepare: Makes some of the images what generated ones are: (m, channels, size, size), on their device.
         epochs: Passes over the images.
 
     Returns:
-        The network in evaluation mode, on the device of the images.
+        The network in evaluation mode, on that device.
     """
-    classes, channels, size = int(labels.max()) + 1, images.shape[1], images.shape[-1]
+    like = prepare(images[:1])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        made = cnn(classes, channels=channels, size=size).to(images.device)
+        made = cnn(int(labels.max()) + 1, channels=like.shape[1], size=like.shape[-1]).to(like.device)
     optimizer = torch.optim.AdamW(made.parameters(), lr=LR)
     generator = torch.Generator().manual_seed(0)
     for _ in range(epochs):
         for indices in torch.split(torch.randperm(len(labels), generator=generator), BATCH):
             optimizer.zero_grad()
-            loss: Tensor = cross_entropy(made(images[indices]), labels[indices])
+            loss: Tensor = cross_entropy(made(prepare(images[indices])), labels[indices].to(like.device))
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return made.eval().requires_grad_(False)

@@ -232,11 +232,13 @@ class Adversarial(Workload):
         """Trains the classifier that `coverage` asks for on the real images, alike in every process."""
         if not self._coverage:
             return
-        with torch.enable_grad():
-            images, labels = trainer.to_device(self._split.train)
-            self._judge = coverage.classifier(self._prepare(images), labels, epochs=self._coverage)
-            held, wanted = trainer.to_device(self._split.validation)
-        said = torch.cat([self._judge(self._prepare(x)).argmax(1) for x in torch.split(held, EVALUATION_BATCH)])
+
+        def prepare(images: Tensor) -> Tensor:
+            return self._prepare(images.to(trainer.accelerator.device))
+
+        self._judge = coverage.classifier(*self._split.train, prepare, epochs=self._coverage)
+        held, wanted = self._split.validation
+        said = torch.cat([self._judge(prepare(x)).argmax(1).cpu() for x in torch.split(held, EVALUATION_BATCH)])
         self._accuracy = 100 * (said == wanted).double().mean().item()
 
     def _covered(self, seen: Tensor) -> dict[str, Any]:
