@@ -36,7 +36,7 @@ def test_the_example_is_a_plan(tmp_path):
     path = tmp_path / "plan.toml"
     path.write_text(example())
     found = read(path)
-    assert found.contrasts == tuple(("AdaBelief", rival) for rival in ("AdamW", "EAdam", "SGD"))
+    assert found.contrasts == tuple(("AdaBelief", rival) for rival in ("AdamW", "EAdamW", "SGD"))
     assert all(searches(found, workload) for workload in found.workloads)
 
 
