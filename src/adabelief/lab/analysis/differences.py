@@ -46,8 +46,11 @@ def comparisons(groups: Mapping[str, Sequence[Run]], reference: str, value: Valu
         reference: The label of those that the others are compared with.
         value: What is compared of a run.
     """
-    tables = {label: {run.config.seed: value(run) for run in runs} for label, runs in groups.items()}
-    rivals = [label for label in groups if label != reference]
+    tables = {
+        label: {run.config.seed: value(run) for run in runs if math.isfinite(value(run))}
+        for label, runs in groups.items()
+    }
+    rivals = [label for label in groups if label != reference and tables[label] and tables[reference]]
     pairs = [label for label in rivals if len(tables[label].keys() & tables[reference].keys()) > 1]
     judged = sum(label in pairs or min(len(tables[label]), len(tables[reference])) > 1 for label in rivals)
     together = [reference, *pairs]

@@ -61,7 +61,8 @@ class Times(NamedTuple):
 
     Attributes:
         goal: The validation metric to reach; nan where the reference arm has no finals.
-        steps: The median over the seeds by arm, inf where the middle run does not reach it.
+        steps: The median over the seeds by arm, inf where the middle run does not reach it; of two middle ones the
+            shorter, so that the reference reaches its own target.
         seconds: The same in seconds; empty where the runs were not all made on the same kind of machine.
     """
 
@@ -282,7 +283,7 @@ def _times(plan: Plan, each: Results) -> Times:
             reached.append(
                 time_to_target(curve, spent[: len(curve)], goal, higher_is_better=each.metric.higher_is_better)
             )
-        return statistics.median_high(reached) if reached else math.inf
+        return statistics.median_low(reached) if reached else math.inf
 
     arms = each.workload.arms
     return Times(

@@ -29,12 +29,12 @@ def chapter(verdict: Verdict, *, first: bool = True) -> Chapter:
     parts = [_what_was_run(verdict), *_missing(experiment)]
     pictures: list[Picture] = []
     if experiment.valid:
-        test, curves, step = pictures = _pictures(verdict)
+        *test, curves, step = pictures = _pictures(verdict)
         parts += [
             _results(verdict),
             _beside_results(verdict, first=first),
-            str(test),
-            _dots_caption(verdict),
+            *map(str, test),
+            _dots_caption(verdict) if test else "",
             str(curves),
             _curves_caption(experiment),
             times(verdict, step),
@@ -45,8 +45,10 @@ def chapter(verdict: Verdict, *, first: bool = True) -> Chapter:
 
 def _pictures(verdict: Verdict) -> list[Picture]:
     metric, name = verdict.experiment.metric, stem(verdict.experiment)
+    tested = all(run.tested for runs in verdict.experiment.valid.values() for run in runs)
+    dots = f"Test {metric.called} of every run, by optimizer"
     return [
-        Picture(f"{name}-test", f"Test {metric.called} of every run, by optimizer", figures.dots(verdict)),
+        *([Picture(f"{name}-test", dots, figures.dots(verdict))] if tested else []),
         Picture(f"{name}-curves", f"Training loss and {metric.called} by epoch", figures.curves(verdict)),
         Picture(f"{name}-time", "Time of a step, by optimizer", figures.times(verdict)),
     ]
@@ -180,7 +182,7 @@ def _seed(run: Run) -> str:
         return "not started"
     if not run.finished:
         return "unfinished"
-    return "diverged" if run.diverged else number(run.test)
+    return "diverged" if run.diverged else number(run.test) if run.tested else "not tested"
 
 
 def _dots_caption(verdict: Verdict) -> str:

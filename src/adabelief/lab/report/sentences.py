@@ -60,7 +60,10 @@ def _counts(n: int) -> str:
 
 
 def _on_test(verdict: Verdict) -> list[str]:
-    metric, groups = verdict.experiment.metric, verdict.contenders
+    metric = verdict.experiment.metric
+    groups = {label: runs for label, runs in verdict.contenders.items() if all(run.tested for run in runs)}
+    if verdict.contenders and not groups:
+        return ["The test set was not read in these runs, as in a search: they say what validation says, no more."]
     means = {label: statistics.fmean(run.test for run in runs) for label, runs in groups.items()}
     if not means:
         return ["Nothing has come to its end."]
