@@ -236,7 +236,8 @@ def _how_to_read(verdict: Verdict) -> Chapter:
         "Learning-rate sensitivity (Wortsman et al. 2023): the mean over log lr of the loss, at most that before "
         "training, above the lowest one. Time to target (AlgoPerf): the median over the seeds of the first "
         f"epoch's steps at which validation reaches the median of {reference}'s best values. Profile score: the "
-        "mean share of workloads that an arm solves within τ times the quickest, for τ from 1 to 4.",
+        "mean share of workloads that an arm solves within τ times the quickest, for τ from 1 to 4. Seconds are of "
+        "this machine and what else ran on it.",
         "Interquartile mean and probability of improvement are rliable's, with 95 % stratified bootstrap intervals; "
         f"the first is of how far a final is above the mean of {reference}'s, in margins of equivalence.",
     ]
