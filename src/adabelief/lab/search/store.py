@@ -54,6 +54,7 @@ class Store:
     def __init__(self, search: Search) -> None:
         self.search = search
         self.storage = connect(search.storage, search.out)
+        self._at_work: set[int] = set()
         self._seen: dict[int, tuple[Any, float]] = {}
         with answering(search.storage), unwarned():
             self.studies = {arm.name: self._study(arm) for arm in search.space.arms}
@@ -98,6 +99,7 @@ class Store:
                 trial.set_user_attr("owner", [_place(), os.getpid(), psutil.Process().create_time()])
                 first = min(t.number for t in self._by_slot(arm)[slot] if t.state != TrialState.FAIL)
                 if first == trial.number:
+                    self._at_work.add(trial._trial_id)
                     return arm, trial
                 self.release(arm, trial)
         return None
@@ -191,7 +193,8 @@ class Store:
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         place, pid, started = trial.user_attrs.get("owner", ("", 0, 0.0))
-        if place == _place() and not _lives(pid, started):
+        given_up = pid == os.getpid() and trial._trial_id not in self._at_work  # by an earlier call in this process
+        if place == _place() and (given_up or not _lives(pid, started)):
             return True
         now, beat = time.monotonic(), (place, pid, trial.user_attrs.get("beat"))
         before, since = self._seen.get(trial._trial_id, (None, now))
