@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,3 +37,34 @@ class Killed:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         return self.task(replace(trial, _report=report))
+
+
+def endless(trial: Trial) -> float:
+    """Says that it has begun, and does not end by itself."""
+    (trial.folder / "begun.unfinished").write_text(str(os.getpid()))
+    (trial.folder / "begun.unfinished").rename(trial.folder / "begun")
+    time.sleep(600)
+    return 0.0
+
+
+def refusing(trial: Trial) -> float:
+    """For lack of data."""
+    raise FileNotFoundError("no such data")
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A trial in which the store's server ends."""
+
+    server: int
+
+    def __call__(self, trial: Trial) -> float:
+        os.kill(self.server, signal.SIGKILL)
+        return distance(trial)
+
+
+class Orphaned:
+    """Whoever a worker works for, dead."""
+
+    def is_alive(self) -> bool:
+        return False

@@ -60,11 +60,11 @@ run_grpc_proxy_server(JournalStorage(JournalFileBackend(sys.argv[1])), host="127
 
 
 @contextmanager
-def proxy(journal: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The URL of optuna's gRPC proxy before a journal, and its process."""
+def proxy() -> Iterator[tuple[str, subprocess.Popen]]:
+    """The URL of optuna's gRPC proxy before a journal in the current folder, and its process."""
     pytest.importorskip("grpc", reason="there is no grpc here: pip install grpcio protobuf")
     free = port()
-    command = [sys.executable, "-W", "ignore", "-c", PROXY, str(journal), str(free)]
+    command = [sys.executable, "-W", "ignore", "-c", PROXY, "proxied.journal", str(free)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _until_listening(free, server)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +19,18 @@ import optuna
 
 from adabelief.lab import tasks, tune
 from adabelief.lab.analysis.runs import load
+from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.commands import app
 from adabelief.lab.engine.folder import RunFolder
-from adabelief.lab.search.search import FAILED, FINISHED, PRUNED, WAITING, Search
+from adabelief.lab.search.search import FAILED, FINISHED, PRUNED, Search
 from adabelief.lab.search.space import space
 from adabelief.lab.search.storage import JOURNAL, StoreGone
 from adabelief.lab.search.store import Store
 from adabelief.lab.search.trial import Conditions, search_of
 from adabelief.lab.search.tune import conduct
 from adabelief.lab.search.work import work
-from tests.lab.running import equal, numbers, weights
-from tests.lab.search.objectives import Killed, distance
+from tests.lab.running import numbers
+from tests.lab.search.objectives import distance
 from tests.lab.tiny import linear
 
 LR = {"low": 1e-4, "high": 1e-1}
@@ -68,7 +67,7 @@ def test_every_arm_has_the_same_points_and_trials_are_found_best_first(console):
         assert [x.state for x in one] == [FINISHED] * 4
         assert [x.value for x in one] == sorted(abs(x.settings["lr"] - 0.01) for x in one)
     assert [x.values for x in found["AdaBelief"]] == [x.values for x in found["AdamW"]]
-    rows = list(csv.DictReader(Path("out/trials.csv").open()))
+    rows = list(csv.DictReader(Path("out/trials.csv").read_text().splitlines()))
     assert sorted(float(row["value"]) for row in rows if row["arm"] == "AdamW") == [x.value for x in found["AdamW"]]
     assert all(json.loads(row["settings"])["eps"] == 1e-4 for row in rows if row["arm"] == "AdamW")
 
@@ -120,9 +119,9 @@ def test_trials_behind_the_median_end_early(console):
 
 def test_a_trial_is_an_ordinary_run(console, monkeypatch):
     monkeypatch.setattr(tasks, "task", lambda name: linear())
+    monkeypatch.setattr("adabelief.lab.search.trial.CATALOGUE", {"linear": CATALOGUE["digits"]})
     conditions = Conditions("linear", scale="smoke", epochs=2)
     one = search_of(conditions, space(ARMS), cpu=True, trials=2, out=Path("out").absolute())
-    monkeypatch.setattr("adabelief.lab.search.trial.CATALOGUE", {"linear": tasks.CATALOGUE["digits"]})
     found = conduct(one, console=console)
     for outcomes in found.values():
         for x in outcomes:
@@ -130,51 +129,6 @@ def test_a_trial_is_an_ordinary_run(console, monkeypatch):
             epochs = [line for line in numbers(folder) if "train_loss" in line]
             assert x.value == epochs[-1]["validation_accuracy"]
             assert json.loads(folder.config.read_text())["settings"]["eps"] == x.settings["eps"]
-
-
-def digits(out: Path) -> Search:
-    conditions = Conditions("digits", scale="smoke")
-    tables = {"common": {"lr": {"low": 1e-3, "high": 1e-1}}, "AdaBelief": {"floor": 1e-4}, "SGD": {}}
-    return search_of(conditions, space(tables), cpu=True, trials=2, out=out.absolute())
-
-
-def test_three_workers_of_which_one_is_killed_find_what_one_finds(console):
-    alone = conduct(digits(Path("alone")), console=console)
-    shared = digits(Path("shared"))
-    shared = replace(shared, objective=Killed(shared.objective, Path("killed").absolute(), slot=1))
-    found = conduct(shared, 3, console=console)
-    assert Path("killed").exists()
-    for arm, outcomes in alone.items():
-        assert [(x.slot, x.value) for x in found[arm]] == [(x.slot, x.value) for x in outcomes]
-    assert sorted(x.tries for outcomes in found.values() for x in outcomes) == [0, 0, 0, 1]
-    done = [trial for trial in raw(shared) if trial.state == optuna.trial.TrialState.COMPLETE]
-    assert sorted((trial.user_attrs["slot"]) for trial in done) == [0, 0, 1, 1]
-    assert len(raw(shared)) == 5
-    (resumed,) = (x for outcomes in found.values() for x in outcomes if x.tries)
-    folder, whole = RunFolder(shared.out / resumed.folder), RunFolder(Path("alone") / resumed.folder)
-    assert folder.metrics.read_bytes().startswith(Path("killed").read_bytes())  # it went on from its checkpoint
-    assert numbers(folder) == numbers(whole)
-    assert equal(weights(folder), weights(whole))
-    assert len(load([shared.out])) == 4
-    assert said(console).count("finished") == 8
-
-
-WORKER = """
-import sys, time
-from adabelief.lab import tune
-def objective(trial):
-    print(trial.slot, flush=True)
-    time.sleep(600)
-tune(objective, {"AdamW": {"lr": {"low": 1e-4, "high": 1e-1}}}, trials=2, out=sys.argv[1])
-"""
-
-
-def test_a_search_whose_only_process_was_killed_goes_on(console):
-    with subprocess.Popen([sys.executable, "-c", WORKER, "out"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "0\n"
-        process.kill()
-    found = tune(distance, {"AdamW": {"lr": LR}}, trials=2, out="out", console=console)["AdamW"]
-    assert sorted((x.slot, x.state, x.tries) for x in found) == [(0, FINISHED, 1), (1, FINISHED, 0)]
 
 
 def test_an_interrupted_trial_is_put_back_and_costs_nothing(console):
@@ -192,7 +146,7 @@ def test_a_worker_elsewhere_that_gives_no_sign_of_life_is_dead_and_one_that_does
     monkeypatch.setattr("adabelief.lab.search.store._place", lambda: "elsewhere")
     there = Store(here)
     there.replenish()
-    arm, trial = there.claim()
+    _, trial = there.claim()
     monkeypatch.undo()
     store = Store(here)
     assert store.claim() is None
@@ -202,7 +156,7 @@ def test_a_worker_elsewhere_that_gives_no_sign_of_life_is_dead_and_one_that_does
         assert not store.bury()
     time.sleep(1.5 * here.grace)
     assert [x.arm for x in store.bury()] == ["AdamW"]
-    there.tell(arm, trial, optuna.trial.TrialState.COMPLETE, 1.0)  # too late
+    there.tell(trial, optuna.trial.TrialState.COMPLETE, 1.0)  # too late
     work(here)
     assert [(x.state, x.tries) for x in store.outcomes()] == [(FINISHED, 1)]
 
@@ -281,33 +235,28 @@ def command(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (["digits", "--optimizer", "AdamWW"], "--optimizer: there is no 'AdamWW' here; .*did you mean AdamW?"),
-        (["digits", "--space", "none.toml"], "No such file or directory: 'none.toml'"),
-        (
-            ["digits", "--space", "typo.toml"],
-            r"typo.toml: \[AdamW\] lr: there is no 'hihg' in a range; .*did you mean high?",
-        ),
-        (["digits", "--set", "lr=1"], r"--set lr: \[AdaBelief\] of the space has it; leave one of them away"),
-        (["digits", "--set", "width=1"], "no argument width"),
-        (["digits", "--scale", "huge"], "scale: there is no 'huge' here"),
-        (["digits", "--data", "."], "--data .: digits reads no folder; leave it away"),
-        (["digits", "--storage", "sqlite3://x"], "storage='sqlite3://x': .*give, say, postgresql://USER@HOST/NAME"),
-        (["digits", "--storage", "grpc://host"], "storage='grpc://host': give host and port"),
-        (["digits", "--storage", "no/such/folder"], "storage='no/such/folder': there is no folder no/such; make it"),
+        (["--optimizer", "AdamWW"], ["--optimizer: there is no 'AdamWW' here; ", "did you mean AdamW?"]),
+        (["--space", "none.toml"], ["No such file or directory: 'none.toml'"]),
+        (["--space", "typo.toml"], ["typo.toml: [AdamW] lr: there is no 'hihg' in a range", "did you mean high?"]),
+        (["--set", "lr=1"], ["--set lr: [AdaBelief] of the space has it; leave one of them away"]),
+        (["--set", "batch_size=1", "--set", "batch_size=2"], ["--set batch_size is given twice"]),
+        (["--set", "width=1"], ["no argument width"]),
+        (["--scale", "huge"], ["scale: there is no 'huge' here"]),
+        (["--data", "."], ["--data .: digits reads no folder; leave it away"]),
+        (["--storage", "sqlite3://x"], ["storage='sqlite3://x': ", "give, say, postgresql://USER@HOST/NAME"]),
+        (["--storage", "grpc://host"], ["storage='grpc://host': give host and port"]),
+        (["--storage", "no/such/folder"], ["storage='no/such/folder': there is no folder no/such; make it"]),
     ],
 )
-def test_commands_are_refused_in_one_message(arguments, message):
+def test_commands_are_refused_in_one_message(arguments, words):
     Path("typo.toml").write_text("[AdamW]\nlr = { low = 1e-4, hihg = 1 }\n")
-    result = command(*arguments, "--scale", "smoke") if "--scale" not in arguments else command(*arguments)
+    result = command("digits", *arguments)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
-    assert pytest.raises(ValueError, match=message)
-    import re
-
-    assert re.search(
-        f"^Error: .*{message}".replace("mean high?", r"mean high\?").replace("AdamW?", r"AdamW\?"), result.stderr
-    )
+    assert result.stderr.startswith("Error: ")
+    for word in words:
+        assert word in result.stderr
 
 
 def test_the_command_prints_its_space_and_takes_it():

@@ -14,10 +14,11 @@ import optuna
 from rich.console import Console
 
 from adabelief.lab import tasks
-from adabelief.lab.analysis.runs import load
+from adabelief.lab.analysis import recorded
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import Config, plan
+from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.run import Observer, Run
 from adabelief.lab.search.search import Search, Trial
 from adabelief.lab.search.space import Arm, Space
@@ -103,7 +104,7 @@ class TaskObjective:
         if not done:
             raise reporting.pruned or optuna.TrialPruned
         ((_, result),) = done
-        return math.nan if result["diverged"] else last_validation(trial.folder / config.folder)
+        return math.nan if result["diverged"] else last_validation(task, RunFolder(trial.folder / config.folder))
 
 
 def search_of(
@@ -185,7 +186,11 @@ def with_arm(task: Task, arm: Arm) -> Task:
     return replace(task, settings=lambda model: {arm.optimizer: {}, **task.settings(model)})
 
 
-def last_validation(folder: Path) -> float:
-    """The metric of a run on the validation set after its last epoch."""
-    (run,) = load([folder])
-    return float(run.curve(f"validation_{run.metric.name}")[-1])
+def last_validation(task: Task, folder: RunFolder) -> float:
+    """The metric of a run on the validation set after its last epoch.
+
+    Raises:
+        ValueError: If the run's file is damaged.
+    """
+    epochs, _ = recorded.lines(folder.metrics, task.metric.name)
+    return float(epochs[-1][f"validation_{task.metric.name}"])
