@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def postgres() -> Iterator[tuple[str, subprocess.Popen]]:
     initdb = shutil.which("initdb") or next(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
     if initdb is None:
         pytest.skip("there is no PostgreSQL here: apt-get install postgresql")
-    pytest.importorskip("psycopg2", reason="there is no psycopg2 here: pip install psycopg2-binary")
+    if not (find_spec("psycopg") or find_spec("psycopg2")):
+        pytest.skip("there is no driver for PostgreSQL here: pip install 'psycopg[binary]'")
     with tempfile.TemporaryDirectory() as folder:
         as_other = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
