@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -170,3 +171,17 @@ def test_grids(count, sizes):
     assert len(points) <= count
     assert [tuple(point.values()) for point in points] == list(product(*found))
     assert tuple(map(len, found)) == sizes
+
+
+def test_the_space_of_the_docs(tmp_path):
+    text = (Path(__file__).parents[3] / "docs/lab.md").read_text()
+    (tmp_path / "space.toml").write_text(text.partition("```toml\n")[2].partition("```")[0])
+    adamw, belief, apart = read(tmp_path / "space.toml").arms
+    assert (adamw.name, belief.fixed, apart.optimizer) == ("AdamW", {"weight_decouple": True}, "AdaBelief")
+    values = apart.values(dict.fromkeys(("lr", "floor", "beta2", "independent_decay"), 0.0))
+    assert apart.settings(values)["weight_decay"] == pytest.approx(1e-6 / 1e-4)
+
+
+def test_an_arm_of_nothing_that_the_lab_knows():
+    mine = arm({"mine": {"optimizer": "", "width": {"choices": [8, 16]}, "depth": 2}})
+    assert mine.settings(mine.values({"width": 0.9})) == {"depth": 2, "width": 16}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +231,19 @@ def test_a_store_that_goes_away(console):
         tune(objective, ARMS, trials=2, out="out", console=console)
 
 
+def test_a_damaged_journal_is_told():
+    store = Store(search())
+    Path(JOURNAL).write_bytes(b"no journal\n" + Path(JOURNAL).read_bytes())
+    del store
+    with pytest.raises(ValueError, match=rf"{JOURNAL} is damaged .*remove it: trials are planned anew"):
+        Store(search())
+
+
+def test_an_objective_that_workers_cannot_import_is_refused():
+    with pytest.raises(ValueError, match=r"objective=<function .* cannot be sent to 2 workers .* or give workers=1"):
+        tune(lambda trial: 0.0, ARMS, workers=2)
+
+
 def command(*arguments):
     return CliRunner().invoke(app, ["tune", *map(str, arguments)])
 
@@ -267,3 +281,12 @@ def test_the_command_prints_its_space_and_takes_it():
     assert result.exit_code == 0, result.output
     assert "1/1 SGD, trial 1" in result.stdout
     assert [run.config.optimizer for run in load([Path("found")])] == ["SGD"]
+
+
+def test_a_terminal_shows_a_table():
+    terminal = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    tune(distance, ARMS, trials=1, out="out", console=terminal)
+    lines = [" ".join(line.split()) for line in said(terminal).splitlines()]
+    assert any(re.search("tune: trial [012] of 2", line) for line in lines)
+    assert any(line.startswith("AdamW 1/1 ") and "lr=" in line for line in lines)
+    assert not any("finished" in line for line in lines)
