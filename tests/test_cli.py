@@ -41,6 +41,7 @@ def test_version():
         ["demo", "--help"],
         ["settings", "--help"],
         ["train", "--help"],
+        ["tune", "-h"],
         ["compare", "--help"],
         ["report", "-h"],
         ["-h"],

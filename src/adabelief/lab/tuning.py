@@ -12,9 +12,8 @@ from adabelief.lab.arguments import completing, meant, parse_epochs, parse_grid,
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.console import plain_console
 from adabelief.lab.endings import reported
+from adabelief.lab.search import ENGINES, SAMPLERS
 from adabelief.names import one_of
-
-SAMPLERS, ENGINES = ("qmc", "tpe", "grid", "random"), ("processes", "ray")
 
 
 def tune(

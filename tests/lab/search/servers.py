@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def postgres() -> Iterator[tuple[str, subprocess.Popen]]:
     initdb = shutil.which("initdb") or next(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
     if initdb is None:
         pytest.skip("there is no PostgreSQL here: apt-get install postgresql")
-    pytest.importorskip("psycopg2", reason="there is no psycopg2 here: pip install psycopg2-binary")
+    if not (find_spec("psycopg") or find_spec("psycopg2")):
+        pytest.skip("there is no driver for PostgreSQL here: pip install 'psycopg[binary]'")
     with tempfile.TemporaryDirectory() as folder:
         as_other = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -60,11 +62,11 @@ run_grpc_proxy_server(JournalStorage(JournalFileBackend(sys.argv[1])), host="127
 
 
 @contextmanager
-def proxy(journal: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The URL of optuna's gRPC proxy before a journal, and its process."""
+def proxy() -> Iterator[tuple[str, subprocess.Popen]]:
+    """The URL of optuna's gRPC proxy before a journal in the current folder, and its process."""
     pytest.importorskip("grpc", reason="there is no grpc here: pip install grpcio protobuf")
     free = port()
-    command = [sys.executable, "-W", "ignore", "-c", PROXY, str(journal), str(free)]
+    command = [sys.executable, "-W", "ignore", "-c", PROXY, "proxied.journal", str(free)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _until_listening(free, server)

@@ -13,8 +13,6 @@ from adabelief.lab.search.space import Arm, Dimension, Space
 
 Point = Mapping[str, float]
 
-SAMPLERS = ("qmc", "tpe", "grid", "random")
-
 FIRST = 10
 """Trials of an arm before `tpe` looks at any: they are qmc's."""
 
@@ -25,7 +23,7 @@ def planned(space: Space, arm: Arm, sampler: str, trials: int, seed: int) -> lis
     Args:
         space: All arms.
         arm: One of them.
-        sampler: One of `SAMPLERS`.
+        sampler: One of `search.SAMPLERS`.
         trials: How many trials the arm has at most.
         seed: Of the points.
     """

@@ -87,7 +87,7 @@ class Search:
         trials: Of each arm.
         out: The folder of its runs; its own store is there too.
         storage: A store that several machines share; empty for its own.
-        sampler: One of `points.SAMPLERS`.
+        sampler: One of `search.SAMPLERS`.
         seed: Of the points, and of weights and batches.
         prune: Whether trials that are behind the median end early.
         conditions: What else decides the numbers; a store with others is another search.

@@ -42,9 +42,19 @@ class Journal(JournalFileBackend):
         self._path, self._inode = path, path.stat().st_ino
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """As the file has them."""
+        """As the file has them.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
         self._check()
-        return super().read_logs(log_number_from)
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise ValueError(
+                f"{self._path} is damaged ({error}); put a copy of it back, or remove it: trials are planned anew, and "
+                "finished runs are not run again"
+            ) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends them, on the disk when it returns."""

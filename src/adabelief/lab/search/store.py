@@ -54,6 +54,7 @@ class Store:
     def __init__(self, search: Search) -> None:
         self.search = search
         self.storage = connect(search.storage, search.out)
+        self._at_work: set[int] = set()
         self._seen: dict[int, tuple[Any, float]] = {}
         with answering(search.storage), unwarned():
             self.studies = {arm.name: self._study(arm) for arm in search.space.arms}
@@ -98,17 +99,18 @@ class Store:
                 trial.set_user_attr("owner", [_place(), os.getpid(), psutil.Process().create_time()])
                 first = min(t.number for t in self._by_slot(arm)[slot] if t.state != TrialState.FAIL)
                 if first == trial.number:
+                    self._at_work.add(trial._trial_id)
                     return arm, trial
-                self.release(arm, trial)
+                self.release(trial)
         return None
 
-    def release(self, arm: Arm, trial: optuna.Trial) -> None:
+    def release(self, trial: optuna.Trial) -> None:
         """Puts a trial aside that its worker gives up, for no fault of the trial's."""
         with answering(self.search.storage):
             trial.set_user_attr("released", True)
-            self.tell(arm, trial, TrialState.FAIL)
+            self.tell(trial, TrialState.FAIL)
 
-    def tell(self, arm: Arm, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
+    def tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
         """Says what came of a trial, unless somebody who thought its worker dead was quicker."""
         values = None if value is None else [value]
         with answering(self.search.storage):
@@ -116,6 +118,28 @@ class Store:
                 self.storage.set_trial_state_values(trial._trial_id, state=state, values=values)
             except UpdateFinishedTrialError:
                 return
+
+    def suggest(self, arm: Arm, trial: optuna.Trial) -> dict[str, Any]:
+        """The values of a trial: those of its point, or the sampler's."""
+        with answering(self.search.storage), unwarned():
+            return {dimension.name: _suggested(trial, dimension) for dimension in arm.dimensions}
+
+    def note(self, trial: optuna.Trial, name: str, value: Any) -> None:
+        """Keeps something with a trial."""
+        with answering(self.search.storage):
+            trial.set_user_attr(name, value)
+
+    def report(self, trial: optuna.Trial, value: float, step: int) -> bool:
+        """Keeps what a trial reports; returns whether it is so far behind that it is to end."""
+        with answering(self.search.storage):
+            if step not in self.reported(trial):
+                trial.report(value, step)
+            return self.search.prune and trial.should_prune()
+
+    def reported(self, trial: optuna.Trial) -> dict[int, float]:
+        """What a trial has reported so far, by step."""
+        with answering(self.search.storage):
+            return self.storage.get_trial(trial._trial_id).intermediate_values
 
     def running(self) -> bool:
         """Whether somebody is at a trial, or one waits."""
@@ -191,7 +215,8 @@ class Store:
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         place, pid, started = trial.user_attrs.get("owner", ("", 0, 0.0))
-        if place == _place() and not _lives(pid, started):
+        given_up = pid == os.getpid() and trial._trial_id not in self._at_work  # by an earlier call in this process
+        if place == _place() and (given_up or not _lives(pid, started)):
             return True
         now, beat = time.monotonic(), (place, pid, trial.user_attrs.get("beat"))
         before, since = self._seen.get(trial._trial_id, (None, now))
@@ -199,12 +224,6 @@ class Store:
             self._seen[trial._trial_id] = (beat, now)
             return False
         return now - since > self.search.grace  # by this machine's clock alone: others may go wrong
-
-
-def suggest(trial: optuna.Trial, arm: Arm) -> dict[str, Any]:
-    """The values of a trial: those of its point, or the sampler's."""
-    with unwarned():
-        return {dimension.name: _suggested(trial, dimension) for dimension in arm.dimensions}
 
 
 def _suggested(trial: optuna.Trial, dimension: Dimension) -> Any:

@@ -13,12 +13,14 @@ import optuna
 from rich.console import Console
 
 from adabelief.lab import tasks
-from adabelief.lab.analysis.runs import load
+from adabelief.lab.analysis import recorded
 from adabelief.lab.engine import session
+from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.run import Observer, Run
 from adabelief.lab.search.conditions import Conditions, with_arm
 from adabelief.lab.search.search import Search, Trial
 from adabelief.lab.search.space import Space
+from adabelief.lab.task import Metric
 
 RETRY = 1.0
 """Seconds until a run is asked for again that another process is at."""
@@ -60,7 +62,8 @@ class TaskObjective:
         if not done:
             raise reporting.pruned or optuna.TrialPruned
         ((_, result),) = done
-        return math.nan if result["diverged"] else last_validation(trial.folder / config.folder)
+        metric, folder = task.metric.of(config.options), RunFolder(trial.folder / config.folder)
+        return math.nan if result["diverged"] else last_validation(metric, folder)
 
 
 def search_of(
@@ -92,7 +95,7 @@ def search_of(
     """
     task = tasks.task(conditions.task)
     session.check_data(task, data)
-    experiment = ""
+    experiment, metric = "", task.metric
     for arm in space.arms:
         if not arm.optimizer:
             raise ValueError(f"space: [{arm.name}] has no optimizer, which a task needs; name one")
@@ -100,12 +103,13 @@ def search_of(
         for clash in conditions.changes.keys() & {*varied, *arm.fixed}:
             raise ValueError(f"--set {clash}: [{arm.name}] of the space has it; leave one of them away")
         settings = arm.settings(arm.values(dict.fromkeys(varied, 0.5)), conditions.usual(arm))
-        experiment = conditions.config(arm, settings, seed).experiment
+        config = conditions.config(arm, settings, seed)
+        experiment, metric = config.experiment, task.metric.of(config.options)
     return Search(
         name=name or experiment,
         space=space,
         objective=TaskObjective(conditions, data and data.absolute(), cpu, checkpoint_seconds),
-        direction="maximize" if task.metric.higher_is_better else "minimize",
+        direction="maximize" if metric.higher_is_better else "minimize",
         seed=seed,
         conditions=asdict(conditions),
         usual={arm.name: conditions.usual(arm) for arm in space.arms},
@@ -122,7 +126,7 @@ class Reporting(Observer):
 
     def after_epoch(self, run: Run) -> None:
         """Reports what an earlier worker may not have come to say, too."""
-        name = f"validation_{run.task.metric.name}"
+        name = f"validation_{run.task.metric.of(run.config.options).name}"
         for line in run.state.history[self._reported :]:
             self._reported = line["epoch"]
             try:
@@ -135,7 +139,11 @@ class Reporting(Observer):
         return self.pruned is not None
 
 
-def last_validation(folder: Path) -> float:
-    """The metric of a run on the validation set after its last epoch."""
-    (run,) = load([folder])
-    return float(run.curve(f"validation_{run.metric.name}")[-1])
+def last_validation(metric: Metric, folder: RunFolder) -> float:
+    """The metric of a run on the validation set after its last epoch.
+
+    Raises:
+        ValueError: If the run's file is damaged.
+    """
+    epochs, _ = recorded.lines(folder.metrics, metric.name)
+    return float(epochs[-1][f"validation_{metric.name}"])

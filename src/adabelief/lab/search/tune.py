@@ -8,8 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from adabelief.lab.console import plain_console
-from adabelief.lab.search import watch, workers
-from adabelief.lab.search.points import SAMPLERS
+from adabelief.lab.search import ENGINES, SAMPLERS, watch, workers
 from adabelief.lab.search.search import DIRECTIONS, Objective, Outcome, Search, ranked
 from adabelief.lab.search.space import Space, Tables, read, space
 from adabelief.names import one_of
@@ -94,7 +93,7 @@ def conduct(
     for name, number in (("trials", search.trials), ("workers", count)):
         if number < 1:
             raise ValueError(f"{name} must be a whole number, at least 1, got {number!r}")
-    engine = one_of("engine", engine, workers.ENGINES)
+    engine = one_of("engine", engine, ENGINES)
     console = console or plain_console()
     search.out.mkdir(parents=True, exist_ok=True)
     watching = watch.Watch(search, console)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Protocol
 
 import optuna
@@ -18,7 +19,7 @@ from optuna.trial import TrialState
 from adabelief.lab.search.search import Search, Trial
 from adabelief.lab.search.space import Arm
 from adabelief.lab.search.storage import StoreGone
-from adabelief.lab.search.store import DEATHS, Store, suggest
+from adabelief.lab.search.store import DEATHS, Store
 
 POLL = 0.5
 """Seconds between two looks for what others may leave behind."""
@@ -68,48 +69,46 @@ def work(search: Search, *, after: Callable[[], None] = lambda: None, parent: Al
 def _run(store: Store, arm: Arm, trial: optuna.Trial, parent: Alive | None) -> None:
     search, noted = store.search, trial.user_attrs
     if noted.get("tries", 0) >= DEATHS:
-        _lose(store, arm, trial, "failed", f"{DEATHS} workers died of it")
+        _lose(store, trial, "failed", f"{DEATHS} workers died of it")
         return
-    values = suggest(trial, arm)
+    values = store.suggest(arm, trial)
     settings = arm.settings(values, search.usual.get(arm.name))
+    store.note(trial, "values", values)
+    store.note(trial, "settings", settings)
 
     def report(value: float, step: int) -> None:
-        if step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
-            trial.report(value, step)
-        if search.prune and trial.should_prune():
+        if store.report(trial, value, step):
             raise optuna.TrialPruned
 
-    given = Trial(arm, noted["slot"], values, settings, search.seed, search.out, report, trial.set_user_attr)
+    note = partial(store.note, trial)
+    given = Trial(arm, noted["slot"], values, settings, search.seed, search.out, report, note)
     with _threads_kept(), _beating(store, trial, parent):
         try:
-            given.note("values", values)
-            given.note("settings", settings)
             value = float(search.objective(given))
         except optuna.TrialPruned:
-            reported = trial.storage.get_trial(trial._trial_id).intermediate_values
-            store.tell(arm, trial, TrialState.PRUNED, reported[max(reported)] if reported else None)
+            reported = store.reported(trial)
+            store.tell(trial, TrialState.PRUNED, reported[max(reported)] if reported else None)
         except UpdateFinishedTrialError:  # somebody took this worker for dead, and the trial up
             return
-        except (KeyboardInterrupt, SystemExit, *NOBODYS_FAULT) as error:
-            if not isinstance(error, StoreGone):
-                store.release(arm, trial)
+        except StoreGone:
+            raise
+        except (KeyboardInterrupt, SystemExit, *NOBODYS_FAULT):
+            store.release(trial)
             raise
         except Exception as error:
-            _lose(store, arm, trial, "failed", str(error).partition("\n")[0] or type(error).__name__)
+            _lose(store, trial, "failed", str(error).partition("\n")[0] or type(error).__name__)
         else:
             if math.isfinite(value):
-                store.tell(arm, trial, TrialState.COMPLETE, value)
+                store.tell(trial, TrialState.COMPLETE, value)
             else:
-                _lose(store, arm, trial, "diverged", True)
+                _lose(store, trial, "diverged", True)
 
 
-def _lose(store: Store, arm: Arm, trial: optuna.Trial, name: str, reason: str | bool) -> None:
+def _lose(store: Store, trial: optuna.Trial, name: str, reason: str | bool) -> None:
     """Counts a trial as a loss, which a sampler learns from too."""
-    try:
-        trial.set_user_attr(name, reason)
-    except UpdateFinishedTrialError:
-        return
-    store.tell(arm, trial, TrialState.COMPLETE, store.search.worst)
+    with suppress(UpdateFinishedTrialError):
+        store.note(trial, name, reason)
+        store.tell(trial, TrialState.COMPLETE, store.search.worst)
 
 
 @contextmanager

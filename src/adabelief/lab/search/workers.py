@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
@@ -19,8 +20,6 @@ from adabelief.lab.engine.machine import keep_memory
 from adabelief.lab.search.search import Search
 from adabelief.lab.search.work import POLL, work
 
-ENGINES = ("processes", "ray")
-
 REPLACED = 10
 """So many workers that were killed are replaced, for each that there is."""
 
@@ -31,11 +30,11 @@ def run(search: Search, workers: int, *, engine: str = "processes", tick: Callab
     Args:
         search: What to do.
         workers: How many; a single one of `processes` is this very process.
-        engine: One of `ENGINES`.
+        engine: One of `search.ENGINES`.
         tick: Called again and again.
 
     Raises:
-        ValueError: If there is no such engine, or a worker refuses the search.
+        ValueError: If a worker refuses the search, or the objective cannot be sent to several.
         OSError: If the store, data or a file fail a worker.
         ChildProcessError: If a worker ends by anything else, or too many are killed.
     """
@@ -53,6 +52,13 @@ def threads(workers: int) -> int:
 
 
 def _processes(search: Search, workers: int, tick: Callable[[], None]) -> None:
+    try:
+        pickle.dumps(search)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise ValueError(
+            f"objective={search.objective!r} cannot be sent to {workers} workers ({error}); make it a function at the "
+            "top of a module, or give workers=1"
+        ) from None
     context = _context()
     running: dict[int, tuple[BaseProcess, Connection]] = {}
     replaced = 0
@@ -72,10 +78,16 @@ def _processes(search: Search, workers: int, tick: Callable[[], None]) -> None:
                 del running[i]
                 if not process.exitcode:
                     continue
-                if process.exitcode > 0 or replaced >= REPLACED * workers:
+                if process.exitcode > 0:
                     raise ChildProcessError(
-                        f"workers={workers}: one was ended by {_ending(process.exitcode)}, {replaced} before it; is "
-                        "there memory for as many? The same command goes on from the checkpoints"
+                        f"workers={workers}: one ended with exit code {process.exitcode} before it could work; in a "
+                        'script of your own the call has to stand under `if __name__ == "__main__":`'
+                    )
+                if replaced >= REPLACED * workers:
+                    by = signal.Signals(-process.exitcode).name
+                    raise ChildProcessError(
+                        f"workers={workers}: one was ended by {by}, {replaced} before it; is there memory for as many? "
+                        "The same command goes on from the checkpoints"
                     )
                 replaced += 1
                 running[i] = _start(context, search, i, workers)
@@ -144,10 +156,6 @@ def _ended(running: dict[int, tuple[BaseProcess, Connection]]) -> Iterator[None]
             process.join(timeout=30)
             if process.is_alive():
                 process.kill()
-
-
-def _ending(code: int | None) -> str:
-    return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
 
 
 def _ray(search: Search, workers: int, tick: Callable[[], None]) -> None:
