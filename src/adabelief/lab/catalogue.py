@@ -38,7 +38,7 @@ IDX = "MNIST's own files (train-images-idx3-ubyte, ...)"
 CIFAR_10 = f"{PARQUET}, or with cifar-10-batches-py"
 TEXTS = "a folder with train.txt, valid.txt and test.txt, of words with spaces between"
 CIFAR_100 = f"{PARQUET}, or with cifar-100-python"
-CIFAR_MODELS = ("vgg11", "resnet34", "densenet121", "cnn")
+CIFAR_MODELS = ("vgg11", "resnet34", "densenet121")
 
 CATALOGUE = {
     "toy": Entry(
@@ -61,8 +61,15 @@ CATALOGUE = {
         folder=CIFAR_100,
         downloads=True,
     ),
+    "cifar10-cnn": Entry(
+        "cnn",
+        "CIFAR-10 with a small convolutional network of 16, 32 and 64 channels; learning rates to be searched",
+        folder=CIFAR_10,
+        downloads=True,
+        more=" (smoke: embedded)",
+    ),
     "fashion-mnist": Entry(
-        "fashion",
+        "cnn",
         "Fashion-MNIST with a small convolutional network of 16, 32 and 64 channels; learning rates to be searched",
         folder=f"{PARQUET}, or with {IDX}",
         downloads=True,

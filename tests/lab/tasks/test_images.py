@@ -39,7 +39,7 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("model", ["vgg11", "resnet34", "densenet121", "cnn"])
+@pytest.mark.parametrize("model", ["vgg11", "resnet34", "densenet121"])
 def test_cifar_runs(tmp_path, cifar, model):
     configs = plan(task("cifar10"), model=model, scale="smoke", changes={**FEW, "width": 0.0625})
     ((config, result),) = session.run(task("cifar10"), configs, tmp_path / "runs", data=cifar, cpu=True)

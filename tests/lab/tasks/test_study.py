@@ -22,25 +22,25 @@ from tests.lab.running import go, goes_on, numbers
 
 # Epochs, steps, validation and test examples, parameters; and which file of ADABELIEF_DATA it needs.
 WORKLOADS = {
-    ("fashion-mnist", None): (2, 430, 5000, 10_000, 29_178, "fashion-mnist/train-images-idx3-ubyte.gz"),
-    ("cifar10", "cnn"): (8, 79, 5000, 10_000, 33_946, "cifar10/train.parquet"),
-    ("vit", None): (8, 79, 5000, 10_000, 148_170, "cifar10/train.parquet"),
-    ("char-lstm", None): (10, 200, 99_999, 99_999, 144_946, "penn/train.txt"),
-    ("charlm", None): (5, 200, 99_999, 99_999, 111_488, "penn/train.txt"),
-    ("translation", None): (3, 300, 1014, 1000, 489_728, "multi30k/train.de.gz"),
+    "fashion-mnist": (2, 430, 5000, 10_000, 29_178, "fashion-mnist/train-images-idx3-ubyte.gz"),
+    "cifar10-cnn": (8, 79, 5000, 10_000, 33_946, "cifar10/train.parquet"),
+    "vit": (8, 79, 5000, 10_000, 148_170, "cifar10/train.parquet"),
+    "char-lstm": (10, 200, 99_999, 99_999, 144_946, "penn/train.txt"),
+    "charlm": (5, 200, 99_999, 99_999, 111_488, "penn/train.txt"),
+    "translation": (3, 300, 1014, 1000, 489_728, "multi30k/train.de.gz"),
 }
-workloads = pytest.mark.parametrize(("name", "model"), WORKLOADS)
+workloads = pytest.mark.parametrize("name", WORKLOADS)
 
 
-def config_of(name, model=None, scale="study", **choices):
-    (config,) = plan(task(name), model=model, scale=scale, **{"names": ["AdamW"], **choices})
+def config_of(name, scale="study", **choices):
+    (config,) = plan(task(name), scale=scale, **{"names": ["AdamW"], **choices})
     return config
 
 
 @workloads
-def test_a_study_is_one_thread_with_a_target_and_a_cosine(name, model):
-    config, scale = config_of(name, model), task(name).scales(model or "")["study"]
-    assert (config.epochs, config.precision, scale.threads) == (WORKLOADS[name, model][0], "no", 1)
+def test_a_study_is_one_thread_with_a_target_and_a_cosine(name):
+    config, scale = config_of(name), task(name).scales("")["study"]
+    assert (config.epochs, config.precision, scale.threads) == (WORKLOADS[name][0], "no", 1)
     assert scale.target is not None
     factors = [schedule_of(task(name), config.options)(Moment(0, 4, step, 400)) for step in range(400)]
     assert factors[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
@@ -49,12 +49,12 @@ def test_a_study_is_one_thread_with_a_target_and_a_cosine(name, model):
 
 
 @workloads
-def test_a_study_on_its_real_data(name, model):
-    *_, steps, validation, test, parameters, file = WORKLOADS[name, model]
+def test_a_study_on_its_real_data(name):
+    *_, steps, validation, test, parameters, file = WORKLOADS[name]
     path = Path(os.environ.get("ADABELIEF_DATA", "")) / file
     if not path.exists():
         pytest.skip(f"ADABELIEF_DATA names no folder with {file}")
-    config = config_of(name, model)
+    config = config_of(name)
     torch.manual_seed(0)
     made = task(name).make(Request(config.model, 0, config.batch_size, config.options, path.parent))
     assert made.steps_per_epoch == steps

@@ -41,10 +41,12 @@ def mislabelled(examples: Examples, share: float, seed: int = 0) -> Examples:
     """
     if not 0 <= share < 1:
         raise ValueError(f"noise={share}: give the share of wrong labels, at least 0 and below 1, as --set noise=0.2")
+    if not share:
+        return examples
     inputs, labels = examples
     generator = torch.Generator().manual_seed(seed)
     wrong = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
     classes, changed = int(labels.max()) + 1, labels.clone()
-    shift = torch.randint(1, max(classes, 2), wrong.shape, generator=generator)
+    shift = torch.randint(1, classes, wrong.shape, generator=generator)
     changed[wrong] = (labels[wrong] + shift) % classes
     return Examples(inputs, changed)

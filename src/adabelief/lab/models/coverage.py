@@ -47,8 +47,8 @@ def classifier(images: Tensor, labels: Tensor, prepare: Callable[[Tensor], Tenso
 
 
 def counts(network: nn.Module, images: Tensor, classes: int) -> Tensor:
-    """How many of some images the network takes for each class, (classes,) in float64."""
-    seen: Tensor = network(images).argmax(1)
+    """How many of some images the network takes for each class, (classes,) in float64 on the CPU."""
+    seen: Tensor = network(images).argmax(1).cpu()
     return seen.bincount(minlength=classes).double()
 
 

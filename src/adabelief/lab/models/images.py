@@ -167,7 +167,6 @@ MODELS: Mapping[str, Callable[[int, float], nn.Module]] = {
     "vgg11": vgg11,
     "resnet34": resnet34,
     "densenet121": densenet121,
-    "cnn": cnn,
 }
 
 

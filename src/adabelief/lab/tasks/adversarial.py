@@ -212,7 +212,7 @@ class Adversarial(Workload):
             def draw(latents: Tensor, classes: Tensor) -> Tensor:
                 images: Tensor = modules["generator"](latents, classes)
                 if self._coverage:
-                    seen.add_(coverage.counts(self._judge, images.float(), self._classes).cpu())
+                    seen.add_(coverage.counts(self._judge, images.float(), self._classes))
                 return images
 
             fake = self._fit(self._codes(), draw, trainer)

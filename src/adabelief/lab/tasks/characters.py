@@ -103,7 +103,7 @@ _LSTM_STUDY = Scale(
         **{"steps": 200, "context": 64, "width": 128, "layers": 1, "dropout": 0.0, **QUESTIONS, "max_norm": 1.0},
     },
     note=f"one layer of 128, 2,000 steps, a cosine with warm-up; {_HELD_OUT}",
-    target=2.0,
+    target=2.1,
     threads=1,
 )
 
@@ -124,7 +124,7 @@ TASKS = {
                 batch_size=16,
                 options={**_PENN, **_GPT, "steps": 200, "width": 64, "layers": 2, "dropout": 0.0, **QUESTIONS},
                 note=f"two layers of 64, Penn Treebank's text, 1,000 steps, a cosine with warm-up; {_HELD_OUT}",
-                target=2.2,
+                target=2.7,
                 threads=1,
             ),
         },

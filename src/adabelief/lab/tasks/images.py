@@ -29,7 +29,7 @@ def cifar_settings() -> Settings:
     """What the authors ran on CIFAR-10, from their code and the names of their logs; from EAdam on they are ours."""
     adam = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
     belief = recommended("cifar")
-    return and_rivals(
+    settings = and_rivals(
         {
             "AdaBelief": belief,
             "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
@@ -41,10 +41,10 @@ def cifar_settings() -> Settings:
             "MSVAG": {"lr": 0.1, "beta": 0.9, "weight_decay": 5e-4},
             "Fromage": {"lr": 0.01},
             "EAdam": {**adam, "eps": belief["eps"], "weight_decay": belief["weight_decay"]},
-            "AdamW-same-decay": {**adam, "weight_decay": belief["weight_decay"]},
         },
         weight_decay=1e-2,
     )
+    return {**settings, "AdamW-same-decay": {**adam, "weight_decay": belief["weight_decay"]}}
 
 
 def imagenet_settings() -> Settings:
@@ -209,7 +209,7 @@ def _make_imagenet(request: Request) -> FolderClassification:
     return FolderClassification(request, parts[:3], model)
 
 
-_SMALL = {"vgg11": (0.5, 10), "resnet34": (0.125, 8), "densenet121": (0.125, 4), "cnn": (1.0, 8)}
+_SMALL = {"vgg11": (0.5, 10), "resnet34": (0.125, 8), "densenet121": (0.125, 4)}
 """Width and epochs that keep a run in minutes on two cores."""
 
 _QUESTIONS = {"noise": 0.0, **QUESTIONS, "schedule": "3/4"}
@@ -223,48 +223,33 @@ STUDY_CIFAR = {
 
 def _cifar_scales(model: str) -> dict[str, Scale]:
     width, epochs = _SMALL[model]
-    scales = {
+
+    def options(width: float, train: int | None, validation: int = 5000, test: int | None = None) -> dict[str, Any]:
+        sizes = {"train_examples": train, "validation_examples": validation, "test_examples": test}
+        return {"width": width, **sizes, **_QUESTIONS}
+
+    return {
         "smoke": Scale(
             epochs=2,
             batch_size=64,
-            options={
-                **{"width": 0.125, "train_examples": 256, "validation_examples": 100, "test_examples": 100},
-                **_QUESTIONS,
-            },
+            options=options(0.125, 256, 100, 100),
             note="256 training, 100 validation and 100 test images, an eighth of the channels, 2 epochs: it shows that "
             "everything runs",
         ),
         "small": Scale(
             epochs=epochs,
             batch_size=128,
-            options={
-                **{"width": width, "train_examples": 5000, "validation_examples": 5000, "test_examples": None},
-                **_QUESTIONS,
-            },
+            options=options(width, 5000),
             note=f"5,000 training images, {width:g} of the channels, {epochs} epochs instead of 200",
         ),
-    }
-    if model == "cnn":
-        study = Scale(
-            epochs=8,
+        "paper": Scale(
+            epochs=200,
             batch_size=128,
-            options={"width": 1.0, **STUDY_CIFAR},
-            note="not of the paper: 10,000 training images, 8 epochs, a cosine with warm-up",
-            target=60.0,
-            threads=1,
-        )
-        return {**scales, "study": study}
-    paper = Scale(
-        epochs=200,
-        batch_size=128,
-        options={
-            **{"width": 1.0, "train_examples": None, "validation_examples": 5000, "test_examples": None},
-            **_QUESTIONS,
-        },
-        note="45,000 of the 50,000 training images, since 5,000 are for validation: the authors had all of them, "
-        "and picked epochs on the test set",
-    )
-    return {**scales, "paper": paper}
+            options=options(1.0, None),
+            note="45,000 of the 50,000 training images, since 5,000 are for validation: the authors had all of them, "
+            "and picked epochs on the test set",
+        ),
+    }
 
 
 _IMAGENET = {**QUESTIONS, "schedule": "70/80"}

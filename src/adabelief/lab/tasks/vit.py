@@ -7,7 +7,7 @@ from torchvision.models import VisionTransformer
 
 from adabelief.lab.catalogue import about
 from adabelief.lab.schedules import warm_up_then_cosine
-from adabelief.lab.task import Metric, Request, Scale, Task, untuned_settings
+from adabelief.lab.task import QUESTIONS, Metric, Request, Scale, Task, untuned_settings
 from adabelief.lab.tasks import digits
 from adabelief.lab.tasks.images import STUDY_CIFAR, Classification, make_cifar
 
@@ -83,9 +83,9 @@ TASKS = {
                     "validation_examples": 5000,
                     "test_examples": None,
                     "noise": 0.0,
+                    **QUESTIONS,
                 },
-                note="4 layers of 64, 10,000 training images, 8 epochs, of which a tenth is too short for a warm-up: "
-                "there is none",
+                note="4 layers of 64, 10,000 training images, 8 epochs, warm-up and cosine step by step",
             ),
             "study": Scale(
                 epochs=8,
@@ -95,7 +95,7 @@ TASKS = {
                     **STUDY_CIFAR,
                 },
                 note="patches of 8×8 pixels, 4 layers of 64, 10,000 training images, 8 epochs, a cosine with warm-up",
-                target=45.0,
+                target=38.0,
                 threads=1,
             ),
             "paper": Scale(
