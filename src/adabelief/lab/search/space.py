@@ -193,7 +193,7 @@ def read_tables(path: Path) -> dict[str, Any]:
         OSError: If it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text())
+        return dict(tomllib.loads(path.read_text()))
     except ValueError as error:  # of the syntax, or of bytes that are no text
         raise ValueError(f"{path} is no TOML ({error}); `adabelief tune TASK --example` prints a space") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -165,7 +166,7 @@ def _ray(search: Search, workers: int, tick: Callable[[], None]) -> None:
         raise ValueError("--engine ray needs ray: pip install ray") from None
     begun = not ray.is_initialized()
     if begun:
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     share = threads(workers)
     remote = ray.remote(num_cpus=share, max_retries=REPLACED)(_on_ray)
     try:
