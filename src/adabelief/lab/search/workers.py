@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -167,6 +169,8 @@ def _ray(search: Search, workers: int, tick: Callable[[], None]) -> None:
     begun = not ray.is_initialized()
     if begun:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    if search.storage and "://" not in search.storage:  # Ray's processes are in folders of their own
+        search = replace(search, storage=str(Path(search.storage).absolute()))
     share = threads(workers)
     remote = ray.remote(num_cpus=share, max_retries=REPLACED)(_on_ray)
     try:
