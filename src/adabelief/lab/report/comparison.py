@@ -98,6 +98,8 @@ def _contrast(one: Judged, each: Results) -> tuple[str, ...]:
     level = max(abs(difference), each.workload.margin)
     ends = [signed(difference + sign * one.contrast.margin, beside=level) for sign in (-1, 1)]
     told = f"**{one.verdict}**" if one.contrast.clear else one.verdict
+    if each.workload.scale == "smoke":
+        told = "smoke: not concluded"
     return (
         *(*names, f"{signed(difference, beside=level)}{each.metric.suffix}", " to ".join(ends)),
         *(_p(one.p), f"{number(one.over_examples, beside=level)}" if math.isfinite(one.over_examples) else "–"),

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from adabelief.lab.analysis.targets import TAU, performance_profile
 from adabelief.lab.compare.plan import Plan
@@ -137,6 +137,7 @@ def sensitivity(verdict: Verdict, each: Results) -> dict[str, bytes]:
     axes.axhline(begun, color=QUIET, linestyle=":", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     label_axes(axes, None, "learning rate", "validation loss, at most the first")
     axes.legend()
     return files_of(figure)
@@ -169,7 +170,7 @@ def heat(verdict: Verdict, each: Results) -> dict[str, bytes]:
     for axes in panels.flat[len(arms) :]:
         axes.set_visible(False)
     if mesh is not None:
-        figure.colorbar(mesh, ax=panels, label=f"validation {_measured(each)}")
+        figure.colorbar(mesh, ax=panels, label=f"validation {each.metric.called},\n{each.metric.unit}".rstrip(",\n"))
     return files_of(figure)
 
 
@@ -189,6 +190,7 @@ def _panel(axes: Axes, each: Results, arm: Arm, scale: Mapping[str, Any]) -> Any
     (left, right), (low, high) = _ranges(arm)["lr"], _ranges(arm)["floor"]
     axes.set(xscale="log", xlim=np.exp([left, right]))
     axes.set(yscale="log", ylim=(min(math.exp(low), ADAM_FLOOR / 3), max(math.exp(high), 3 * ADAM_FLOOR)))
+    axes.xaxis.set_minor_formatter(NullFormatter())  # within a decade they would run into each other
     axes.axhline(ADAM_FLOOR, color="#D00000", linewidth=1.2)
     if not trials:
         return None
