@@ -44,6 +44,26 @@ def test_the_command_prints_the_example():
     assert CliRunner().invoke(app, ["compare", "--example"]).output == example()
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no file"),
+        ("arms = [", "is no TOML"),
+        ("trails = 3", "did you mean trials?"),
+    ],
+)
+def test_the_command_refuses_a_plan_in_one_message_and_makes_no_folder(tmp_path, text, words):
+    path, out = tmp_path / "plan.toml", tmp_path / "out"
+    if text is not None:
+        path.write_text(text)
+    result = CliRunner().invoke(app, ["compare", str(path), "--out", str(out)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert not out.exists()
+
+
 def test_all_arms_have_the_same_points_each_in_its_own_space():
     found = plan(changed("space/AdamW", {"lr": {"low": 1e-4, "high": 1e-2}}))
     (workload,) = found.workloads

@@ -95,10 +95,12 @@ def read(path: Path) -> Plan:
     """The plan of a TOML file.
 
     Raises:
-        ValueError: If it is no TOML or no plan; the message names the file, the place, the value and the remedy.
+        ValueError: If it is not there, no TOML or no plan; the message names file, place, value and remedy.
         OSError: If it cannot be read.
     """
-    return plan(read_tables(path), str(path))
+    if not path.is_file():
+        raise ValueError(f"PLAN.toml: there is no file {path}; `adabelief compare --example > {path}` writes one")
+    return plan(read_tables(path, "adabelief compare --example"), str(path))
 
 
 def plan(table: Mapping[str, Any], source: str = "plan") -> Plan:

@@ -188,8 +188,12 @@ def read(path: Path) -> Space:
     return space(read_tables(path), str(path))
 
 
-def read_tables(path: Path) -> dict[str, Any]:
+def read_tables(path: Path, example: str = "adabelief tune TASK --example") -> dict[str, Any]:
     """The tables of a TOML file.
+
+    Args:
+        path: The file.
+        example: The command that prints one.
 
     Raises:
         ValueError: If it is no TOML.
@@ -198,7 +202,7 @@ def read_tables(path: Path) -> dict[str, Any]:
     try:
         return dict(tomllib.loads(path.read_text()))
     except ValueError as error:  # of the syntax, or of bytes that are no text
-        raise ValueError(f"{path} is no TOML ({error}); `adabelief tune TASK --example` prints a space") from None
+        raise ValueError(f"{path} is no TOML ({error}); `{example}` prints one") from None
 
 
 def space(tables: Tables, source: str = "space") -> Space:
