@@ -145,7 +145,8 @@ def update(
     for operators, indices in _buckets(tensors, numbers, foreach, traced):
         bucket = tensors.pick(indices).reals()
         if traced:
-            t = torch.stack(bucket.steps).to(bucket.columns["m"][0].dtype)
+            m = bucket.columns["m"][0]
+            t = torch.stack(bucket.steps).to(m.device, m.dtype)  # where a learning rate may be too
             scalars = Scalars(*(_each(x, len(indices)) for x in recipe.scalars(t, torch)))
         else:
             scalars = recipe.scalars(numbers[indices[0]])
