@@ -248,6 +248,8 @@ def _buckets(
     tensors: Tensors, numbers: list[Any], foreach: bool | None, traced: bool
 ) -> Iterator[tuple[Operators, list[int]]]:
     """Indices of parameters that the same calls can update, no more of them than the temporary may hold."""
+    # A compiler fuses by itself, and of foreach on GPUs that of torch 2.11 reads m for d again after m has been written.
+    together = ONE_BY_ONE if torch.compiler.is_compiling() else FOREACH
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, (p, g) in enumerate(zip(tensors.params, tensors.grads, strict=True)):
         distributed = internals.is_distributed(p)
@@ -262,11 +264,11 @@ def _buckets(
         for i in indices:
             size = tensors.columns["m"][i].numel() * tensors.columns["m"][i].element_size()
             if bucket and size > room:
-                yield FOREACH, bucket
+                yield together, bucket
                 bucket, room = [], limit
             bucket.append(i)
             room -= size
-        yield ONE_BY_ONE if one_by_one else FOREACH, bucket
+        yield ONE_BY_ONE if one_by_one else together, bucket
 
 
 def _each(x: Any, n: int) -> Any:
