@@ -42,11 +42,12 @@ def test_each_array_may_have_its_own_step_number(kernel, dtype, offset):
 
 
 @pytest.mark.parametrize("gc_loc", [True, False], ids=["gradients", "steps"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "weight_decay"), [*((dtype, 0.1) for dtype in DTYPES), (torch.float32, 0.0)], ids=str
+)
 def test_rows_are_centralized(kernel, dtype, weight_decay, gc_loc):
     """Short, odd and long rows, those that end within a chunk and those that fill several; beside an array of none."""
-    shapes = [(5,), (700, 3), (3, 1), (16, 64), (3, 1025), (2, 250, 9), (1, 2056)]
+    shapes = [(5,), (350, 3), (3, 1), (16, 64), (3, 1025), (2, 250, 9), (1, 2056)]
     Arrays(kernel, shapes, dtype, use_gc=True, gc_loc=gc_loc, weight_decay=weight_decay, grad_scale=2.0).steps(2)
 
 

@@ -128,8 +128,8 @@ def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
     def warm_up(self, *args, grid, warmup, **options):
         launched[self.fn.__name__] += 1
         run(self, *args, grid=grid, warmup=True, **options)
-        names = self.arg_names[: len(args)]
-        first[self.fn.__name__] = dict(zip(names, args, strict=True)) | {k: options[k] for k in self.arg_names[len(args) :]}
+        named = dict(zip(self.arg_names, args, strict=False))
+        first[self.fn.__name__] = named | {name: options[name] for name in self.arg_names[len(args) :]}
         return Compiled(self, again)
 
     first = {}

@@ -108,11 +108,13 @@ class Table:
         if not self._chunks:  # a launch of no programs is an error
             return
         with _current(self._device):
-            values, rows, stride = None, coefficients, len(SCALARS)
-            if not isinstance(rows, Tensor):
-                values, rows, stride = tuple(map(float, rows)), None, 0
-                if self._type == "float64":  # an argument of a kernel would be rounded to float32
-                    values, rows = None, _upload(np.array([values]), self._device)
+            values, rows, stride = None, None, 0
+            if isinstance(coefficients, Tensor):
+                rows, stride = coefficients, len(SCALARS)
+            elif self._type == "float64":  # an argument of a kernel would be rounded to float32
+                rows = _upload(np.array(coefficients, dtype=np.float64), self._device)
+            else:
+                values = tuple(map(float, coefficients))
             plan, gradients = self._on_device()
             options = dict(
                 T=getattr(tl, self._type),

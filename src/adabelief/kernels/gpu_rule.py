@@ -36,7 +36,9 @@ def _array(address: tl.tensor, start: tl.tensor, T: tl.constexpr, ALIGNED: tl.co
 
 
 @triton.jit
-def _scalars(coefficients: tl.tensor, array: tl.tensor, stride: tl.tensor, values: tl.tuple, R: tl.constexpr) -> tl.tuple:
+def _scalars(
+    coefficients: tl.tensor, array: tl.tensor, stride: tl.tensor, values: tl.tuple, R: tl.constexpr
+) -> tl.tuple:
     """The numbers of an array's step in the order of SCALARS: `values`, or else the array's row of coefficients."""
     if values is None:
         c = coefficients + array * stride

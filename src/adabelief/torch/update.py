@@ -248,7 +248,7 @@ def _buckets(
     tensors: Tensors, numbers: list[Any], foreach: bool | None, traced: bool
 ) -> Iterator[tuple[Operators, list[int]]]:
     """Indices of parameters that the same calls can update, no more of them than the temporary may hold."""
-    # A compiler fuses by itself, and of foreach on GPUs that of torch 2.11 reads m for d again after m has been written.
+    # A compiler fuses by itself, and that of torch 2.11 fuses foreach on GPUs so that d reads m after m was written.
     together = ONE_BY_ONE if torch.compiler.is_compiling() else FOREACH
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, (p, g) in enumerate(zip(tensors.params, tensors.grads, strict=True)):
