@@ -123,24 +123,18 @@ class Table:
                 CENTRALIZED=("steps" if flags & CENTRALIZED_STEPS else "gradients") if self._rows else "",
                 BLOCK=_block(),
             )
-            scalars = plan.means, rows, stride, values
             if self._rows:
-                self._launch(
-                    *("take_means", self._rows, flags),
-                    *(plan.places, gradients, plan.row_owners, *scalars),
-                    **options,
-                )
-            self._launch(
-                *("update", self._chunks, flags),
-                *(plan.places, gradients, plan.chunk_owners, *scalars),
-                **options,
-                LOOKAHEAD=bool(flags & LOOKAHEAD),
-            )
+                arguments = plan.places, gradients, plan.row_owners, plan.means, rows, stride, values
+                self._launch("take_means", self._rows, flags, arguments, options)
+            arguments = plan.places, gradients, plan.chunk_owners, plan.means, rows, stride, values
+            self._launch("update", self._chunks, flags, arguments, options | {"LOOKAHEAD": bool(flags & LOOKAHEAD)})
 
-    def _launch(self, name: str, programs: int, flags: int, *arguments: Any, **constants: Any) -> None:
-        """Launches a kernel of gpu_rule.py, with the constants in the order of its arguments.
+    def _launch(
+        self, name: str, programs: int, flags: int, arguments: tuple[Any, ...], constants: dict[str, Any]
+    ) -> None:
+        """Launches a kernel of gpu_rule.py, with the constants in the order in which it takes them.
 
-        Triton looks for a compiled kernel by all arguments and what they specialize, which takes the host longer than
+        Triton looks a compiled kernel up by all arguments and what they specialize, which takes the host longer than
         the device needs for many a step. Here nothing but the flags and the form of the scalars ever varies.
         """
         variant = name, flags, arguments[-1] is None
