@@ -22,7 +22,9 @@ RULES = {
     "amsgrad": dict(amsgrad=True),
     "gain": dict(maximize=True, grad_scale=1024.0),
     "lookahead": dict(k=2, alpha=0.3),
+    "bounded": dict(max_update=0.5, weight_decay=0.1),
     "all": dict(amsgrad=True, maximize=True, k=2, alpha=0.3, use_gc=True, weight_decay=0.1, rectify=True),
+    "bounded steps": dict(max_update=0.5, use_gc=True, gc_loc=False, rectify=True),
     "steps": dict(amsgrad=True, grad_scale=2.0, k=2, use_gc=True, gc_loc=False, weight_decay=0.1, rectify=True),
 }
 

@@ -17,7 +17,7 @@ pytest.importorskip(*NEEDED)
 
 def test_lists_of_nothing_launch_nothing():
     for rows in ([], [[0] * 7 + [3]] * 2):  # of none and of empty arrays
-        gpu.Table(rows, "float32", torch.device("cpu")).update(0, torch.zeros(1, 13).double())
+        gpu.Table(rows, "float32", torch.device("cpu")).update(0, torch.zeros(1, len(SCALARS)).double())
 
 
 def test_offsets_go_beyond_32_bits():
@@ -35,8 +35,9 @@ def test_offsets_go_beyond_32_bits():
 def test_wrong_arguments_are_named():
     table = gpu.Table([[0] * 6 + [8, 0]] * 3, "float32", torch.device("cpu"))
     shape = len(SCALARS)
+    message = rf"coefficients must be contiguous, of type float64 and shape \(1, {shape}\)"
     for wrong in (torch.zeros(1, shape), torch.zeros(2, shape).double(), torch.zeros(shape, 3).double().T):
-        with pytest.raises(ValueError, match=r"coefficients must be contiguous, of type float64 and shape \(1, 13\)"):
+        with pytest.raises(ValueError, match=message):
             table.update(0, wrong)
     with pytest.raises(ValueError, match=r"type_name must be one of float32, .* got 'int8'"):
         gpu.Table([], "int8", torch.device("cpu"))

@@ -17,7 +17,7 @@ from adabelief.kernels.layout import PLACES, SCALARS
 GAIN, SHRINK, L2 = (tl.constexpr(SCALARS.index(name)) for name in ("gain", "shrink", "l2"))
 MEAN_GAIN, BETA2, BELIEF_GAIN = (tl.constexpr(SCALARS.index(name)) for name in ("mean_gain", "beta2", "belief_gain"))
 EPS, STEP_SIZE = (tl.constexpr(SCALARS.index(name)) for name in ("eps", "step_size"))
-ROOT_SCALE, OFFSET = (tl.constexpr(SCALARS.index(name)) for name in ("root_scale", "offset"))
+ROOT_SCALE, OFFSET, BOUND = (tl.constexpr(SCALARS.index(name)) for name in ("root_scale", "offset", "bound"))
 ALPHA, SYNCHRONIZE, SKIP = (tl.constexpr(SCALARS.index(name)) for name in ("alpha", "synchronize", "skip"))
 
 P, M, S, S_MAX, SLOW = (tl.constexpr(PLACES.index(name)) for name in ("p", "m", "s", "s_max", "slow"))
@@ -55,11 +55,18 @@ def _larger(s_max: tl.tensor, s: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _step(m: tl.tensor, s: tl.tensor, root_scale: tl.tensor, offset: tl.tensor, DOUBLE: tl.constexpr) -> tl.tensor:
+def _cut(step: tl.tensor, bound: tl.tensor) -> tl.tensor:
+    return tl.where(step > bound, bound, tl.where(step < -bound, -bound, step))  # nan stays nan
+
+
+@triton.jit
+def _step(
+    m: tl.tensor, s: tl.tensor, root_scale: tl.tensor, offset: tl.tensor, bound: tl.tensor, DOUBLE: tl.constexpr
+) -> tl.tensor:
     if DOUBLE:  # there the plain operators are the correctly rounded ones
-        return m / (tl.sqrt(s) * root_scale + offset)
+        return _cut(m / (tl.sqrt(s) * root_scale + offset), bound)
     else:  # the plain ones are approximations in float32
-        return tl.div_rn(m, tl.sqrt_rn(s) * root_scale + offset)
+        return _cut(tl.div_rn(m, tl.sqrt_rn(s) * root_scale + offset), bound)
 
 
 @triton.jit
@@ -101,7 +108,8 @@ def _update_elements(
     mean_gain, beta2 = tl.load(c + MEAN_GAIN).to(R), tl.load(c + BETA2).to(R)
     belief_gain, eps = tl.load(c + BELIEF_GAIN).to(R), tl.load(c + EPS).to(R)
     step_size, root_scale = tl.load(c + STEP_SIZE).to(R), tl.load(c + ROOT_SCALE).to(R)
-    offset, alpha, synchronize = tl.load(c + OFFSET).to(R), tl.load(c + ALPHA).to(R), tl.load(c + SYNCHRONIZE) != 0
+    offset, bound = tl.load(c + OFFSET).to(R), tl.load(c + BOUND).to(R)
+    alpha, synchronize = tl.load(c + ALPHA).to(R), tl.load(c + SYNCHRONIZE) != 0
     for begin in range(0, size, BLOCK):
         i = begin + tl.arange(0, BLOCK)
         inside = i < size
@@ -123,9 +131,9 @@ def _update_elements(
         if AMSGRAD:
             s_i = _larger(s_max_i, s_i)
             tl.store(s_max + i, s_i, inside)
-        step = _step(m_i, s_i, root_scale, offset, DOUBLE)
+        step = _step(m_i, s_i, root_scale, offset, bound, DOUBLE)
         if CENTRALIZED == "steps":
-            step -= mean
+            step = _cut(step - mean, bound)
         p_i -= step_size * step
         if LOOKAHEAD:  # noqa: SIM102 - one is known when the kernel is compiled, the other at every step
             if synchronize:  # slow weights are not even read in the steps between
@@ -211,7 +219,7 @@ def _sum(
     gain, shrink, l2 = tl.load(c + GAIN).to(R), tl.load(c + SHRINK).to(R), tl.load(c + L2).to(R)
     mean_gain, beta2 = tl.load(c + MEAN_GAIN).to(R), tl.load(c + BETA2).to(R)
     belief_gain, eps = tl.load(c + BELIEF_GAIN).to(R), tl.load(c + EPS).to(R)
-    root_scale, offset = tl.load(c + ROOT_SCALE).to(R), tl.load(c + OFFSET).to(R)
+    root_scale, offset, bound = tl.load(c + ROOT_SCALE).to(R), tl.load(c + OFFSET).to(R), tl.load(c + BOUND).to(R)
     total = tl.full([BLOCK], 0.0, tl.float64)
     for begin in range(0, length, BLOCK):
         i = begin + tl.arange(0, BLOCK)
@@ -224,7 +232,7 @@ def _sum(
             m_i, s_i = _moments(x, m_i, s_i, mean_gain, beta2, belief_gain, eps)
             if AMSGRAD:
                 s_i = _larger(tl.load(s_max + i, inside, other=0.0), s_i)
-            x = tl.where(inside, _step(m_i, s_i, root_scale, offset, DOUBLE), 0.0)  # not 0 / 0 beyond the row
+            x = tl.where(inside, _step(m_i, s_i, root_scale, offset, bound, DOUBLE), 0.0)  # not 0 / 0 beyond the row
         total += x.to(tl.float64)
     return tl.reduce(total, 0, _add)  # tl.sum would not be interpreted where these functions are
 

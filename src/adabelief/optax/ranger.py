@@ -13,7 +13,7 @@ from adabelief import options, rule
 from adabelief.optax.arguments import DType, Scalar, ScalarOrSchedule, Tree, check_scalar, explained
 from adabelief.optax.leaves import map_leaves, wide
 from adabelief.optax.optimizers import chained
-from adabelief.optax.scale import scale_by_belief
+from adabelief.optax.scale import cut, scale_by_belief
 
 
 class LookaheadState(NamedTuple):
@@ -45,6 +45,7 @@ def ranger_adabelief(
     gc_outputs_last: bool = False,
     degenerated_to_sgd: bool = True,
     amsgrad: bool = False,
+    max_update: Scalar | None = None,
     maximize: bool = False,
     mu_dtype: DType | None = None,
     nu_dtype: DType | None = None,
@@ -78,6 +79,9 @@ def ranger_adabelief(
             of the outputs: the first in PyTorch's and equinox's kernels, the last in flax's, haiku's and Keras's.
         degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
         amsgrad: Divide by the root of the largest s so far.
+        max_update: Bound on every element of a step, as a multiple of the learning rate, as in `adabelief`: Lookahead's
+            way back to the slow weights apart. Steps that are centralized (`gc_loc=False`) are cut before that, so that
+            no element carries its row along, and after it.
         maximize: Climb.
         mu_dtype: Type in which m is stored, see `scale_by_belief`.
         nu_dtype: Type in which s is stored, see `scale_by_belief`.
@@ -110,12 +114,17 @@ def ranger_adabelief(
         amsgrad=amsgrad,
         adaptive_from=adaptive_from,
         eps_before_adaptive=False,
+        max_update=max_update,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
     )
     scaled = [belief]
     if use_gc:
-        scaled.insert(0 if gc_loc else 1, _centralize(4 if gc_conv_only else 2, -1 if gc_outputs_last else 0))
+        min_dim, kept = 4 if gc_conv_only else 2, -1 if gc_outputs_last else 0
+        if gc_loc:
+            scaled.insert(0, _centralize(min_dim, kept))
+        else:
+            scaled.append(_centralize(min_dim, kept, max_update))
     return chained(
         learning_rate,
         weight_decay,
@@ -199,11 +208,17 @@ def _copied(p: Any) -> tuple[jax.Array | jax.ShapeDtypeStruct]:
     return (jnp.array(p, wide(p), copy=True),)
 
 
-def _centralize(min_dim: int, kept: int) -> optax.GradientTransformation:
-    """`optax.centralize` for leaves of at least `min_dim` dimensions, with a choice of the dimension that is kept."""
+def _centralize(min_dim: int, kept: int, bound: Scalar | None = None) -> optax.GradientTransformation:
+    """`optax.centralize` for leaves of at least `min_dim` dimensions, with a choice of the dimension that is kept.
+
+    What comes out is cut to the bound, where there is one.
+    """
 
     def centralized(x: jax.Array) -> jax.Array:
         dims = options.centralized_dims(x.ndim, min_dim, kept)
-        return x - x.mean(dims, keepdims=True) if dims else x
+        if not dims:
+            return x
+        x = x - x.mean(dims, keepdims=True)
+        return x if bound is None else cut(x, bound)
 
     return optax.stateless(lambda updates, params: jax.tree.map(centralized, updates))

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.options import BETA, RATE, check, never_adaptive, never_adaptive_text, pair
+from adabelief.options import BETA, MAX_UPDATE, RATE, check, never_adaptive, never_adaptive_text, pair
 from adabelief.torch import internals, launch, state
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
@@ -25,7 +25,7 @@ Group = dict[str, Any]
 CHOOSING = ("foreach", "fused", "capturable", "differentiable", "amsgrad", "use_gc", "gc_conv_only", "gc_loc")
 """Options that decide what a plan is; the others are read at every step."""
 
-RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd")
+RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "max_update")
 """Options that go to `rule.coefficients` as they are."""
 
 
@@ -252,6 +252,7 @@ class Base(Optimizer):
         pair("betas", group["betas"], *BETA, passes=_is_beta)
         for name in ("eps", "weight_decay"):
             check(name, group[name], *RATE)
+        check("max_update", group["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
         if group["fused"]:
             others = [name for name in ("foreach", "differentiable") if group[name]]
             if others:

@@ -32,7 +32,13 @@ class AdaBelief(Base):
     weight whose gradient has always been 0 becomes nan (0/0).
 
     **Clipping.** Clip by norm, not by value: elements clamped to a bound step after step look perfectly predictable,
-    g − m tends to 0 and the step grows up to the limit that eps sets.
+    g − m tends to 0 and the step grows up to the limit that eps sets, or `max_update`.
+
+    **Bounding the step.** Adam's step is hardly longer than lr, AdaBelief's has no bound but that of eps. With b =
+    beta1 = beta2, V the mean of (g − m_old)² and x = m/√V, Adam's v is m² + b·V and AdaBelief's s is b²·V: so Adam
+    steps x/√(x² + b), less than 1, and AdaBelief x/b, far where the gradient is predictable. `max_update` cuts
+    m̂/denominator, element by element, to ±max_update before the learning rate: with 1, no weight moves by more than lr
+    in a step, decay apart. It holds for rectified steps, RAdam's factor included, and for those before them.
 
     Args:
         params: Parameters, named parameters, or dicts of parameter groups; every option below may differ per group.
@@ -46,6 +52,7 @@ class AdaBelief(Base):
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay, whatever lr is; at lr = 0 nothing moves.
         rectify: Take rectified steps as RAdam does; with `amsgrad` they use the largest s as well.
         degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at beta2 = 0.999) instead of waiting.
+        max_update: Bound on every element of a step, as a multiple of lr; None for none. See above.
         foreach: Update lists of tensors at a time (True), or one tensor after another (False); by default, lists where
             no kernel serves, but for tensors of other packages' types. The lists are bucketed: the one temporary copy
             is of a bucket, not of the model; of one tensor where it goes one by one.
@@ -92,6 +99,7 @@ class AdaBelief(Base):
         rectify: bool = False,
         degenerated_to_sgd: bool = True,
         *,
+        max_update: float | None = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -110,6 +118,7 @@ class AdaBelief(Base):
                 fixed_decay=fixed_decay,
                 rectify=rectify,
                 degenerated_to_sgd=degenerated_to_sgd,
+                max_update=max_update,
                 foreach=foreach,
                 maximize=maximize,
                 capturable=capturable,
@@ -149,6 +158,7 @@ class AdaBeliefW(AdaBelief):
         fixed_decay: bool = False,
         rectify: bool = False,
         degenerated_to_sgd: bool = True,
+        max_update: float | None = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -166,6 +176,7 @@ class AdaBeliefW(AdaBelief):
             fixed_decay=fixed_decay,
             rectify=rectify,
             degenerated_to_sgd=degenerated_to_sgd,
+            max_update=max_update,
             foreach=foreach,
             maximize=maximize,
             capturable=capturable,

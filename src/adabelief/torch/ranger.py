@@ -49,6 +49,9 @@ class RangerAdaBelief(Base):
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
         amsgrad: Divide by the root of the largest s so far.
         degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
+        max_update: Bound on every element of a step, as a multiple of lr, as in `AdaBelief`: Lookahead's way back to
+            the slow weights apart. Steps that are centralized (`gc_loc=False`) are cut before that, so that no element
+            carries its row along, and after it.
         foreach: As in `AdaBelief`.
         maximize: Climb.
         capturable: Keep step counts on the parameters' device, for CUDA graphs.
@@ -89,6 +92,7 @@ class RangerAdaBelief(Base):
         fixed_decay: bool = False,
         amsgrad: bool = False,
         degenerated_to_sgd: bool = True,
+        max_update: float | None = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -113,6 +117,7 @@ class RangerAdaBelief(Base):
                 amsgrad=amsgrad,
                 rectify=True,
                 degenerated_to_sgd=degenerated_to_sgd,
+                max_update=max_update,
                 foreach=foreach,
                 maximize=maximize,
                 capturable=capturable,

@@ -6,6 +6,7 @@ precision), round the parameter once, and read the gradient only.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -71,6 +72,7 @@ class Scalars(NamedTuple):
     step_size: Any
     root_scale: Any
     offset: Any
+    bound: Any
     alpha: Any
     synchronize: Any
     """Whether Lookahead is due."""
@@ -167,9 +169,9 @@ def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int,
     if "s_max" in arrays:
         s_max = arrays["s_max"]
         s = s_max.copy_(torch.maximum(s_max.clone(), s))
-    step = m / (s.sqrt() * c.root_scale + c.offset)
+    step = _cut(m / (s.sqrt() * c.root_scale + c.offset), c.bound)
     if dims and not options.gc_loc:
-        step = step - step.mean(dims, keepdim=True)
+        step = _cut(step - step.mean(dims, keepdim=True), c.bound)
     p_new = p_new - c.step_size * step
     p.copy_(_synchronized(arrays["slow"], p_new, c.synchronize, c.alpha) if "slow" in arrays else p_new)
 
@@ -206,7 +208,8 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     o.mul_(d, c.root_scale)
     o.add_(d, c.offset)
 
-    in_place = isinstance(c.step_size, float) and not (narrow or (centralize and not options.gc_loc))
+    of_steps, bounded = centralize and not options.gc_loc, not _is(c.bound, math.inf)
+    in_place = isinstance(c.step_size, float) and not (narrow or of_steps or bounded)
     if in_place:
         if not _is(c.shrink, 1.0):
             o.mul_(params, c.shrink)
@@ -215,8 +218,12 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     else:
         o.reciprocal_(d)
         o.mul_(d, m)
-        if centralize and not options.gc_loc:
+        if bounded:
+            o.cut_(d, c.bound)
+        if of_steps:
             _centralize_(d, dims)
+        if of_steps and bounded:
+            o.cut_(d, c.bound)
         o.mul_(d, c.step_size)
         o.neg_(d)
         o.add_scaled_(d, params, c.shrink)
@@ -235,6 +242,11 @@ def _synchronized(slow: Tensor, p: Tensor, due: Any, alpha: float) -> Tensor:
         slow.copy_(torch.where(due, slow.lerp(p, alpha), slow))
         return torch.where(due, slow, p)
     return slow.lerp_(p.to(slow.dtype), alpha) if due else p
+
+
+def _cut(x: Tensor, bound: Any) -> Tensor:
+    """A step cut to [−bound, bound]; nan stays nan."""
+    return x if _is(bound, math.inf) else x.clamp(-bound, bound)
 
 
 def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]]) -> None:
