@@ -65,11 +65,12 @@ def test_gradients_are_read_as_they_are(dtype):
     torch.testing.assert_close(m, g.to(m.dtype), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("bound", [math.inf, 0.5])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_stays_visible_and_alone(bad):
+def test_what_is_no_number_stays_visible_and_alone(bad, bound):
     p, g = torch.ones(67), torch.ones(67)
     g[33] = bad
-    m, s = update(p, g, step_size=0.1)
+    m, s = update(p, g, step_size=0.1, bound=bound)
     others = torch.arange(67) != 33
     assert not m[33].isfinite()
     assert not s[33].isfinite()

@@ -115,9 +115,10 @@ def test_wide_accesses_are_for_aligned_arrays(interpreted, monkeypatch, odd):
     assert choices == ([True, True] if odd == "none" else [True, False] if odd == "size" else [False, False])
 
 
+@pytest.mark.parametrize("bound", [None, 0.5])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_stays_visible_and_alone(kernel, bad):
-    arrays = Arrays(kernel, [(67,)], torch.float32)
+def test_what_is_no_number_stays_visible_and_alone(kernel, bad, bound):
+    arrays = Arrays(kernel, [(67,)], torch.float32, max_update=bound)
     x = arrays.each[0]
     x["g"][33] = bad
     with np.errstate(invalid="ignore"):

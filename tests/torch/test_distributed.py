@@ -57,6 +57,9 @@ def some_distributed(parts, mesh):
 WAYS = {"FSDP2": fsdp2, "TP": tensor_parallel, "mixed": some_distributed}
 
 
+BOUNDED = IMPLEMENTATIONS | {"bounded": {"foreach": True, "max_update": 0.5}}
+
+
 def whole(p: torch.Tensor) -> torch.Tensor:
     return p.full_tensor() if hasattr(p, "full_tensor") else p
 
@@ -71,9 +74,9 @@ def sharded(rank: int, meeting: str) -> None:
     mesh = init_device_mesh("cpu", (2,))
     for way, distribute in WAYS.items():
         for name, cls in CLASSES.items():
-            expected = model(6).double()
-            train(expected, cls(expected.parameters(), lr=0.01, weight_decay=0.1, foreach=False), range(8))
-            for implementation, options in IMPLEMENTATIONS.items():
+            for implementation, options in BOUNDED.items():
+                expected, bound = model(6).double(), {"max_update": options.get("max_update")}
+                train(expected, cls(expected.parameters(), lr=0.01, weight_decay=0.1, foreach=False, **bound), range(8))
                 if options.get("fused") and launch.unserved("cpu"):
                     continue
                 parts = model(6).double()
