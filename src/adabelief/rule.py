@@ -226,8 +226,8 @@ def reference_step(
         grad_scale: Divide the gradient by this first.
         use_gc: Centralize: subtract the mean over all dimensions but the first, for tensors of at least 2 dimensions.
         gc_conv_only: Centralize tensors of at least 4 dimensions only.
-        gc_loc: Centralize the gradient (True), or else the step m / (√s · root_scale + offset). A bounded step is cut
-            before that, so that no element carries its row along, and after it.
+        gc_loc: Centralize the gradient (True), or else the step m / (√s · root_scale + offset): by the mean of the cut
+            steps, so that no element carries its row along, and what is left is cut.
         k: Lookahead in every k-th step: slow ← slow + alpha · (p − slow), then p ← slow; 0 for none.
         alpha: Lookahead's share of the way from the slow weights to the fast ones.
         **options: Those of `coefficients`.
@@ -273,10 +273,10 @@ def reference_step(
     state |= {"step": t, "exp_avg": m, "exp_avg_var": s}
     if amsgrad:
         s = state["max_exp_avg_var"] = np.maximum(state.get("max_exp_avg_var", 0.0), s)
-    step = np.clip(m / (np.sqrt(s) * c.root_scale + c.offset), -c.bound, c.bound)
+    step = m / (np.sqrt(s) * c.root_scale + c.offset)
     if centralized and not gc_loc:
-        step = np.clip(step - step.mean(axis=tuple(range(1, step.ndim)), keepdims=True), -c.bound, c.bound)
-    p = p - c.step_size * step
+        step = step - np.clip(step, -c.bound, c.bound).mean(axis=tuple(range(1, step.ndim)), keepdims=True)
+    p = p - c.step_size * np.clip(step, -c.bound, c.bound)
     if k:
         if t % k == 0:
             p = slow = slow + alpha * (p - slow)

@@ -94,7 +94,7 @@ def test_nan_stays_visible(cls, options, implementation):
 
 
 def test_no_element_carries_its_row_along():
-    """Steps are cut before they are centralized: one that explodes counts for no more than the others."""
+    """The mean of steps is that of the cut ones: one that explodes counts for no more than the others."""
     p = parameter(1, 100, dtype=torch.float64)
     optimizer = RangerAdaBelief([p], lr=LR, betas=(0.9, 0.9), eps=1e-12, k=1000, gc_loc=False, max_update=1)
     gradients = torch.randn(200, 1, 100, generator=torch.Generator().manual_seed(0))

@@ -210,8 +210,8 @@ class RangerAdaBelief(Base):
         amsgrad: Divide by the root of the largest s so far.
         degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
         max_update: Bound on every element of a step, as a multiple of the learning rate, as in `AdaBelief`: Lookahead's
-            way back to the slow weights apart. Steps that are centralized (`gc_loc=False`) are cut before that, so that
-            no element carries its row along, and after it.
+            way back to the slow weights apart. Steps are centralized (`gc_loc=False`) by the mean of the cut ones, so
+            that no element carries its row along, and what is left is cut.
         **kwargs: As in `AdaBelief`.
 
     Raises:

@@ -41,10 +41,10 @@ def stepped(
         d, belief_gain = g - m, belief_gain / (1.0 - c.mean_gain) ** 2
     s = c.beta2 * s + (belief_gain * d * d + c.eps)
     state = [s, *(ops.maximum(x, s) for x in s_max)]
-    step = _cut(m / (ops.sqrt(state[-1]) * c.root_scale + c.offset), c.bound)
+    step = m / (ops.sqrt(state[-1]) * c.root_scale + c.offset)
     if dims and not gc_loc:
-        step = _cut(step - _mean(step, dims), c.bound)
-    return [p - c.step_size * step, m, *state]
+        step = step - _mean(_cut(step, c.bound), dims)
+    return [p - c.step_size * _cut(step, c.bound), m, *state]
 
 
 def _cut(x: Any, bound: Any) -> Any:

@@ -7,8 +7,7 @@
  *     p <- p - step_size cut(m / (sqrt(max s) root_scale + offset))                     (to [-bound, bound])
  *     slow <- slow + alpha (p - slow), p <- slow                                        (where Lookahead is due)
  *
- * where from g, or else from what step_size multiplies, the mean of its row is taken (if it is centralized; then the step
- * is cut before that and after it).
+ * where from g, or else from what is cut, the mean of its row is taken, of steps that of the cut ones (if it is centralized).
  * Half-precision parameters are computed in float, with float state, and rounded once, to nearest even.
  * Every loop below is written so that the compiler vectorises it, for each of several instruction sets; which of them
  * runs is chosen when the library is loaded.
@@ -141,10 +140,8 @@ INLINE float16_t store_float16_t(float x) {
     R d = g_i - m[i];                                                                                                  \
     R m_i = m[i] + mean_gain * d;                                                                                      \
     R s_i = beta2 * s[i] + belief_gain * (d * d) + eps;
-#define CUT(x) x = x > bound ? bound : x < -bound ? -bound : x; /* nan stays nan */
-#define STEP(R, SQRT)                                                                                                  \
-    R step = m_i / (SQRT(s_i) * root_scale + offset);                                                                  \
-    CUT(step)
+#define CUT(x) x = x > bound ? bound : x, x = x < -bound ? -bound : x; /* nan stays nan */
+#define STEP(SQRT) (m_i / (SQRT(s_i) * root_scale + offset))
 
 /* The elements [from, to) of one tensor. */
 #define DEFINE_UPDATE(NAME, T, R, SQRT, amsgrad, lookahead)                                                            \
@@ -157,8 +154,7 @@ INLINE float16_t store_float16_t(float x) {
             MOMENTS(R)                                                                                                 \
             m[i] = m_i, s[i] = s_i;                                                                                    \
             if (amsgrad) s_i = s_max[i] = MAX_OF(s_max[i], s_i);                                                       \
-            STEP(R, SQRT)                                                                                              \
-            step -= step_mean;                                                                                         \
+            R step = STEP(SQRT) - step_mean;                                                                           \
             CUT(step)                                                                                                  \
             p_i -= step_size * step;                                                                                   \
             if (lookahead) p_i = slow[i] = slow[i] + alpha * (p_i - slow[i]);                                          \
@@ -190,8 +186,8 @@ INLINE float16_t store_float16_t(float x) {
 #define STEP_TERM(R, SQRT)                                                                                             \
     MOMENTS(R)                                                                                                         \
     if (s_max) s_i = MAX_OF(s_max[i], s_i);                                                                            \
-    STEP(R, SQRT)                                                                                                      \
-    R x = step;
+    R x = STEP(SQRT);                                                                                                  \
+    CUT(x)
 
 #define DEFINE_TYPE(T, R, SQRT)                                                                                        \
     DEFINE_UPDATE(update_##T, T, R, SQRT, 0, 0)                                                                        \

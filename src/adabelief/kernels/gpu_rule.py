@@ -60,13 +60,11 @@ def _cut(step: tl.tensor, bound: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _step(
-    m: tl.tensor, s: tl.tensor, root_scale: tl.tensor, offset: tl.tensor, bound: tl.tensor, DOUBLE: tl.constexpr
-) -> tl.tensor:
+def _step(m: tl.tensor, s: tl.tensor, root_scale: tl.tensor, offset: tl.tensor, DOUBLE: tl.constexpr) -> tl.tensor:
     if DOUBLE:  # there the plain operators are the correctly rounded ones
-        return _cut(m / (tl.sqrt(s) * root_scale + offset), bound)
+        return m / (tl.sqrt(s) * root_scale + offset)
     else:  # the plain ones are approximations in float32
-        return _cut(tl.div_rn(m, tl.sqrt_rn(s) * root_scale + offset), bound)
+        return tl.div_rn(m, tl.sqrt_rn(s) * root_scale + offset)
 
 
 @triton.jit
@@ -131,10 +129,10 @@ def _update_elements(
         if AMSGRAD:
             s_i = _larger(s_max_i, s_i)
             tl.store(s_max + i, s_i, inside)
-        step = _step(m_i, s_i, root_scale, offset, bound, DOUBLE)
+        step = _step(m_i, s_i, root_scale, offset, DOUBLE)
         if CENTRALIZED == "steps":
-            step = _cut(step - mean, bound)
-        p_i -= step_size * step
+            step -= mean
+        p_i -= step_size * _cut(step, bound)
         if LOOKAHEAD:  # noqa: SIM102 - one is known when the kernel is compiled, the other at every step
             if synchronize:  # slow weights are not even read in the steps between
                 slow_i = tl.load(slow + i, inside)
@@ -232,7 +230,8 @@ def _sum(
             m_i, s_i = _moments(x, m_i, s_i, mean_gain, beta2, belief_gain, eps)
             if AMSGRAD:
                 s_i = _larger(tl.load(s_max + i, inside, other=0.0), s_i)
-            x = tl.where(inside, _step(m_i, s_i, root_scale, offset, bound, DOUBLE), 0.0)  # not 0 / 0 beyond the row
+            x = _cut(_step(m_i, s_i, root_scale, offset, DOUBLE), bound)
+            x = tl.where(inside, x, 0.0)  # not 0 / 0 beyond the row
         total += x.to(tl.float64)
     return tl.reduce(total, 0, _add)  # tl.sum would not be interpreted where these functions are
 

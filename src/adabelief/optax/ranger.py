@@ -80,8 +80,8 @@ def ranger_adabelief(
         degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
         amsgrad: Divide by the root of the largest s so far.
         max_update: Bound on every element of a step, as a multiple of the learning rate, as in `adabelief`: Lookahead's
-            way back to the slow weights apart. Steps that are centralized (`gc_loc=False`) are cut before that, so that
-            no element carries its row along, and after it.
+            way back to the slow weights apart. Steps are centralized (`gc_loc=False`) by the mean of the cut ones, so
+            that no element carries its row along, and what is left is cut.
         maximize: Climb.
         mu_dtype: Type in which m is stored, see `scale_by_belief`.
         nu_dtype: Type in which s is stored, see `scale_by_belief`.
@@ -105,6 +105,9 @@ def ranger_adabelief(
         >>> bool((updates == 0).all())  # the same along every row: nothing is left once centralized
         True
     """
+    of_steps = use_gc and not gc_loc
+    if max_update is not None:
+        check_scalar("max_update", max_update, options.MAX_UPDATE)
     belief = scale_by_belief(
         b1,
         b2,
@@ -114,17 +117,14 @@ def ranger_adabelief(
         amsgrad=amsgrad,
         adaptive_from=adaptive_from,
         eps_before_adaptive=False,
-        max_update=max_update,
+        max_update=None if of_steps else max_update,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
     )
     scaled = [belief]
     if use_gc:
         min_dim, kept = 4 if gc_conv_only else 2, -1 if gc_outputs_last else 0
-        if gc_loc:
-            scaled.insert(0, _centralize(min_dim, kept))
-        else:
-            scaled.append(_centralize(min_dim, kept, max_update))
+        scaled.insert(of_steps, _centralize(min_dim, kept, max_update if of_steps else None))
     return chained(
         learning_rate,
         weight_decay,
@@ -208,17 +208,17 @@ def _copied(p: Any) -> tuple[jax.Array | jax.ShapeDtypeStruct]:
     return (jnp.array(p, wide(p), copy=True),)
 
 
-def _centralize(min_dim: int, kept: int, bound: Scalar | None = None) -> optax.GradientTransformation:
+def _centralize(min_dim: int, kept: int, bound: Scalar | None) -> optax.GradientTransformation:
     """`optax.centralize` for leaves of at least `min_dim` dimensions, with a choice of the dimension that is kept.
 
-    What comes out is cut to the bound, where there is one.
+    Where there is a bound, the mean is that of what is cut to it, and what comes out is cut to it, in every leaf.
     """
 
     def centralized(x: jax.Array) -> jax.Array:
         dims = options.centralized_dims(x.ndim, min_dim, kept)
-        if not dims:
-            return x
-        x = x - x.mean(dims, keepdims=True)
+        return bounded(x - bounded(x).mean(dims, keepdims=True) if dims else x)
+
+    def bounded(x: jax.Array) -> jax.Array:
         return x if bound is None else cut(x, bound)
 
     return optax.stateless(lambda updates, params: jax.tree.map(centralized, updates))

@@ -169,10 +169,10 @@ def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int,
     if "s_max" in arrays:
         s_max = arrays["s_max"]
         s = s_max.copy_(torch.maximum(s_max.clone(), s))
-    step = _cut(m / (s.sqrt() * c.root_scale + c.offset), c.bound)
+    step = m / (s.sqrt() * c.root_scale + c.offset)
     if dims and not options.gc_loc:
-        step = _cut(step - step.mean(dims, keepdim=True), c.bound)
-    p_new = p_new - c.step_size * step
+        step = step - _cut(step, c.bound).mean(dims, keepdim=True)
+    p_new = p_new - c.step_size * _cut(step, c.bound)
     p.copy_(_synchronized(arrays["slow"], p_new, c.synchronize, c.alpha) if "slow" in arrays else p_new)
 
 
@@ -218,11 +218,9 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     else:
         o.reciprocal_(d)
         o.mul_(d, m)
-        if bounded:
-            o.cut_(d, c.bound)
         if of_steps:
-            _centralize_(d, dims)
-        if of_steps and bounded:
+            _centralize_(d, dims, c.bound)
+        if bounded:
             o.cut_(d, c.bound)
         o.mul_(d, c.step_size)
         o.neg_(d)
@@ -249,10 +247,12 @@ def _cut(x: Tensor, bound: Any) -> Tensor:
     return x if _is(bound, math.inf) else x.clamp(-bound, bound)
 
 
-def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]]) -> None:
-    for x, dim in zip(tensors, dims, strict=True):
+def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]], bound: Any = math.inf) -> None:
+    """X ← x − the mean of x cut to [−bound, bound]."""
+    bounds = bound if isinstance(bound, list) else [bound] * len(tensors)
+    for x, dim, each in zip(tensors, dims, bounds, strict=True):
         if dim:
-            x.sub_(x.mean(dim, keepdim=True))
+            x.sub_(_cut(x, each).mean(dim, keepdim=True))
 
 
 def _buckets(
