@@ -53,6 +53,11 @@ class AdaBelief(Base):
         rectify: Take rectified steps as RAdam does; with `amsgrad` they use the largest s as well.
         degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at beta2 = 0.999) instead of waiting.
         max_update: Bound on every element of a step, as a multiple of lr; None for none. See above.
+        skip_nonfinite: Leave a step out where gradients hold inf or nan: weights, state and step numbers stay as they
+            were, and `skipped` counts it. One decision for all groups that ask, and for all processes that share
+            distributed gradients (DTensor); it costs one more read of the gradients. With `capturable` on a GPU, and
+            inside torch.compile, it is made there; elsewhere the host waits for it. Steps that a GradScaler leaves to
+            the optimizer (`fused=True`) and finds inf in are skipped and counted too; without, it does not call `step`.
         foreach: Update lists of tensors at a time (True), or one tensor after another (False); by default, lists where
             no kernel serves, but for tensors of other packages' types. The lists are bucketed: the one temporary copy
             is of a bucket, not of the model; of one tensor where it goes one by one.
@@ -100,6 +105,7 @@ class AdaBelief(Base):
         degenerated_to_sgd: bool = True,
         *,
         max_update: float | None = None,
+        skip_nonfinite: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -119,6 +125,7 @@ class AdaBelief(Base):
                 rectify=rectify,
                 degenerated_to_sgd=degenerated_to_sgd,
                 max_update=max_update,
+                skip_nonfinite=skip_nonfinite,
                 foreach=foreach,
                 maximize=maximize,
                 capturable=capturable,
@@ -159,6 +166,7 @@ class AdaBeliefW(AdaBelief):
         rectify: bool = False,
         degenerated_to_sgd: bool = True,
         max_update: float | None = None,
+        skip_nonfinite: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -177,6 +185,7 @@ class AdaBeliefW(AdaBelief):
             rectify=rectify,
             degenerated_to_sgd=degenerated_to_sgd,
             max_update=max_update,
+            skip_nonfinite=skip_nonfinite,
             foreach=foreach,
             maximize=maximize,
             capturable=capturable,

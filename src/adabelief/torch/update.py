@@ -131,11 +131,12 @@ def update(
         traced: Keep the step numbers and all that follows from them on the device as tensors, as CUDA graphs and
             torch.compile need it.
     """
-    if not tensors.params or (recipe.skip is not False and float(recipe.skip)):
+    skip = recipe.skip if traced and isinstance(recipe.skip, Tensor) else None  # which only the device can read
+    if not tensors.params or (skip is None and float(recipe.skip)):
         return
     # A step number that is no plain tensor (a fake one, which estimates memory) has no value to be read.
     traced = traced or any(type(step) is not Tensor for step in tensors.steps)
-    torch._foreach_add_(tensors.steps, 1.0)
+    torch._foreach_add_(tensors.steps, 1.0 if skip is None else 1.0 - skip)  # a skipped step is not counted
     numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
     dims = [centralized_dims(p.ndim, options.gc_min_dim) for p in tensors.params]
     if recorded:
@@ -151,7 +152,11 @@ def update(
             scalars = Scalars(*(_each(x, len(indices)) for x in recipe.scalars(t, torch)))
         else:
             scalars = recipe.scalars(numbers[indices[0]])
+        written = [] if skip is None else [x for xs in (bucket.params, *bucket.columns.values()) for x in xs]
+        kept = [x.clone() for x in written]
         step(bucket, scalars, options, [dims[i] for i in indices], operators)
+        for x, before in zip(written, kept, strict=True):
+            x.copy_(torch.where(skip.to(x.device) == 0, x, before))
 
 
 def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int, ...]) -> None:
