@@ -49,7 +49,7 @@ def due(optimizer: Optimizer, on_device: bool) -> tuple[list[Group], Tensor | No
     with torch.no_grad():
         flag = nonfinite(p.grad for group in asked for p in group["params"] if p.grad is not None)
         if on_device:
-            flag = flag if found_inf is None else torch.maximum(flag, found_inf)
+            flag = flag if found_inf is None else (flag + found_inf != 0).to(flag)
         elif internals.has_value(flag):
             flag = flag.cpu()
         else:
