@@ -156,8 +156,9 @@ def update(
         written = [] if skip is None else [x for xs in (bucket.params, *bucket.columns.values()) for x in xs]
         kept = [x.clone() for x in written]
         step(bucket, scalars, options, [dims[i] for i in indices], operators)
-        for x, before in zip(written, kept, strict=True):
-            x.copy_(torch.where(skip.to(x.device) == 0, x, before))
+        if skip is not None:
+            for x, before in zip(written, kept, strict=True):
+                x.copy_(torch.where(skip.to(x.device) == 0, x, before))
 
 
 def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int, ...]) -> None:
