@@ -129,7 +129,7 @@ def update(
         traced: Keep the step numbers and all that follows from them on the device as tensors, as CUDA graphs and
             torch.compile need it.
     """
-    if not tensors.params or (recipe.skip is not False and float(recipe.skip)):
+    if not tensors.params or float(recipe.skip):
         return
     # A step number that is no plain tensor (a fake one, which estimates memory) has no value to be read.
     traced = traced or any(type(step) is not Tensor for step in tensors.steps)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from adabelief.lab import tasks
-from adabelief.lab.analysis import recorded
-from adabelief.lab.analysis.recorded import Line
 from adabelief.lab.catalogue import CATALOGUE
+from adabelief.lab.engine import recorded
 from adabelief.lab.engine.config import Config, short
 from adabelief.lab.engine.folder import RunFolder
+from adabelief.lab.engine.recorded import Line
 from adabelief.lab.optimizers import FORMS, METHODS
 from adabelief.lab.task import Metric
 
