@@ -149,7 +149,7 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
         ({"model": "resnet"}, "model: there is no 'resnet' here; there are none"),
         ({"precision": "int4"}, "precision: there is no 'int4'"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
-        ({"changes": {"batch_size": 0}}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"changes": {"batch_size": 0}}, "batch_size must be a whole number, at least 1 and at most 1000000, got 0"),
         ({"changes": {"momentum": 0.5}}, "AdaBelief of adabelief has no argument momentum; it has lr, betas"),
     ],
 )
