@@ -72,6 +72,8 @@ class Walk:
         previous = self.state
         expected, self.state = reference_step(before, gradient, previous, **options)
         assert_state(state, self.state, previous if "small means" in self.allowing else {})
+        if "slow_buffer" in state:  # weights they are, too: the next step starts where these are
+            self.state = self.state | {"slow_buffer": wide(state["slow_buffer"])}
         relative = tolerance(max(np.finfo(np.asarray(x).dtype).eps for x in state.values()))
         relative *= _cancelled(self.state, previous) if "small steps" in self.allowing else 1.0
         step, size = np.abs(expected - before), np.abs(expected)

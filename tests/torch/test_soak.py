@@ -85,7 +85,7 @@ class Walk(RuleBasedStateMachine):
     def begin(self, cls, shapes, dtypes, compiles, at_once):
         self.seed, self.compiles, self.at_once, self.left = 0, compiles, at_once, []
         params = [self.parameter(*each) for each in zip(shapes, dtypes, strict=False)]
-        self.oracle = Oracle(cls(params, eps=1e-8), allowing=["small means", "small steps"])
+        self.oracle = Oracle(cls(params, eps=1e-8), allowing=["lookahead", "small means", "small steps"])
         self.allowed = OPTIONS | OF_CLASS[cls]
 
     def parameter(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.nn.Parameter:
