@@ -100,7 +100,11 @@ def assert_state(found: dict[str, Any], expected: dict[str, Any], previous: dict
         scale = max(largest(wanted), largest(previous.get(name, 0.0)))
         # slow weights are not added up over steps
         allowed = (8 * eps if name == "slow_buffer" else tolerance(eps)) * scale
-        np.testing.assert_allclose(wide(x), wanted, rtol=0, atol=allowed, err_msg=name)
+        x = wide(x)
+        with np.errstate(invalid="ignore"):
+            near = x.shape == np.shape(wanted) and bool((np.abs(x - wanted) <= allowed).all())
+        if not near:  # what is no number, or wrong; the whole check takes ten times as long
+            np.testing.assert_allclose(x, wanted, rtol=0, atol=allowed, err_msg=name)
 
 
 def rounded(x: np.ndarray, info: Any) -> np.ndarray:
