@@ -195,11 +195,18 @@ class Dispatched(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+DISTRIBUTED = [(cls, implementation, False) for cls in CLASSES.values() for implementation in IMPLEMENTATIONS]
+# In a graph "default" takes the way of "fused", and AdaBeliefW is AdaBelief with other defaults.
+DISTRIBUTED += [
+    (cls, implementation, True)
+    for cls in (AdaBelief, RangerAdaBelief)
+    for implementation in ("fused", "foreach", "loop")
+]
+
+
 @needs_distributed
 @pytest.mark.filterwarnings("ignore")  # torch.compile's own, about its environment
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("cls", CLASSES.values())
+@pytest.mark.parametrize(("cls", "implementation", "compiled"), DISTRIBUTED)
 def test_distributed_tensors_are_stepped_as_local_ones(cls, implementation, compiled, alone):
     """Without one operator on them; a compiled step takes them, too."""
     options = IMPLEMENTATIONS[implementation]

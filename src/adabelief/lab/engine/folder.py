@@ -14,21 +14,19 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from adabelief.lab import files
+from adabelief.lab.engine import recorded
 from adabelief.lab.engine.config import Config
 from adabelief.lab.engine.fingerprint import Data
 
-RESULT = (
-    *("epochs", "diverged", "parameters", "best_epoch", "validation", "test", "last_test"),
-    *("optimizer_seconds", "step_seconds", "run_seconds"),
-)
-"""What result.json has."""
+REMEDY = "remove it, and the same command writes it again"
+"""For a file that is damaged."""
 
 
 class Busy(Exception):
@@ -83,8 +81,7 @@ class RunFolder:
         """
         if not self.config.exists():
             return {}
-        names = [field.name for field in fields(Config)]
-        return read_object(self.config, names, "remove it, and the same command writes it again")
+        return recorded.read(self.config, "configuration", REMEDY)
 
     def write_config(self, config: Config, data: Data | None) -> None:
         """Writes the configuration, or compares it with the one that is there.
@@ -119,7 +116,7 @@ class RunFolder:
         """
         if not self.result.exists():
             return None
-        return read_object(self.result, RESULT, "remove it, and the same command writes it again")
+        return recorded.read(self.result, "result", REMEDY)
 
     def begin_metrics(self, size: int, step: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Leaves what a checkpoint knows of: cuts off what was appended later, and puts back what is missing.
@@ -150,27 +147,6 @@ class RunFolder:
 
     def _content(self) -> bytes:
         return self.metrics.read_bytes() if self.metrics.exists() else b""
-
-
-def read_object(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]:
-    """A JSON object of a file.
-
-    Args:
-        path: The file.
-        names: What it has to have.
-        remedy: What to do where it does not.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
-    missing = [name for name in names if name not in content] if isinstance(content, dict) else ["JSON object"]
-    if missing:
-        raise ValueError(f"{path} is damaged (it has no {missing[0]}); {remedy}")
-    return dict(content)
 
 
 def _readable(content: bytes) -> list[dict[str, Any]]:

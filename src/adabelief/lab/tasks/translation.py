@@ -164,9 +164,6 @@ def transformer_settings() -> Settings:
 
 
 def _make(request: Request) -> Translation:
-    for name in ("beam", "average"):
-        if request.options[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {request.options[name]}; --set {name}=5 is the published")
     return Translation(request, corpus(request.options["corpus"], request.data))
 
 
