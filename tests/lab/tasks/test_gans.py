@@ -20,7 +20,7 @@ from adabelief.lab.data.examples import Examples, Split
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import plan
 from adabelief.lab.engine.run import trainer_for
-from adabelief.lab.models import frechet
+from adabelief.lab.models import coverage, frechet
 from adabelief.lab.task import Request
 from adabelief.lab.tasks import adversarial, gans, task
 from tests.lab.running import go, goes_on, numbers
@@ -192,6 +192,26 @@ def test_samples_are_what_the_generator_makes():
     assert pixels.shape == (8, 8, 3)
     np.testing.assert_allclose(pixels[..., 1], ((image[0] + 1) * 127.5).numpy(), atol=0.51)
     assert (measured["generated_examples"], measured["test_examples"]) == (300, 300)
+
+
+def test_a_classifier_sees_which_classes_are_covered():
+    workload, trainer = trained("dcgan", coverage=8, samples=200)
+    state = torch.random.get_rng_state()
+    measured = workload.evaluate(trainer)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert measured["classifier_accuracy"] > 80
+    assert 1 <= measured["classes_covered"] <= 10
+    assert 1 <= measured["classes_effective"] <= 10
+    images, labels = workload._split.test
+    for kept, covered in ((labels >= 0, 10), (labels == 3, 1)):
+        seen = coverage.counts(workload._judge, images[kept], 10)
+        assert coverage.covered(seen) == covered
+        assert coverage.effective(seen) == pytest.approx(covered, abs=0.6)
+    again, trainer = trained("dcgan", coverage=8, samples=200)
+    again._teach(trainer)
+    assert again._accuracy == measured["classifier_accuracy"]
+    workload, trainer = trained("dcgan", coverage=0)
+    assert "classes_covered" not in workload.evaluate(trainer)
 
 
 def test_weights_that_are_no_numbers_are_measured_as_nan():

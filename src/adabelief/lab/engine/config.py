@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from adabelief.lab import optimizers, values
-from adabelief.lab.task import BOUNDS, Scale, Task
+from adabelief.lab.schedules import SCHEDULES
+from adabelief.lab.task import BOUNDS, HALF_LIVES, Scale, Task
 from adabelief.names import one_of, suggestion
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -19,6 +20,9 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 CONDITIONS = ("epochs", "precision", "accumulate")
 """What of a configuration's changes are no options of a scale or an optimizer."""
+
+CHOICES: Mapping[str, Sequence[str]] = {"schedule": tuple(SCHEDULES), "half_life": HALF_LIVES}
+"""What the engine's own options can be, where they are words."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,22 @@ def plan(
         asked = {**(changes or {}), **dict(zip(grid, point, strict=True))}
         own, arguments = _sorted_out(asked, task.name, scales, scale, name)
         all_arguments = optimizers.check(name, {**settings[name], **arguments})
+        options = {**chosen.options, **{key: own[key] for key in own if key != "batch_size"}}
+        batch_size, used = own.get("batch_size", chosen.batch_size), all_arguments
+        if options.get("half_life") == "examples":
+            used = optimizers.with_batches(name, all_arguments, batch_size / chosen.batch_size)
         config = Config(
             task=task.name,
             model=model,
             scale=scale,
             optimizer=name,
-            settings=all_arguments,
+            settings=used,
             seed=seed,
             epochs=epochs or chosen.epochs,
-            batch_size=own.get("batch_size", chosen.batch_size),
+            batch_size=batch_size,
             precision=precision,
             accumulate=accumulate,
-            options={**chosen.options, **{key: own[key] for key in own if key != "batch_size"}},
+            options=options,
             changes={**own, **{key: all_arguments[key] for key in arguments}, **conditions},
         )
         configs.setdefault(config.folder, config)
@@ -152,6 +160,8 @@ def _sorted_out(
             own[name] = _option(task, name, value, [scales[scale].batch_size])
         elif name in options:
             own[name] = _option(task, name, value, [x.options[name] for x in scales.values() if name in x.options])
+            if name in CHOICES:
+                own[name] = one_of(name, own[name], CHOICES[name])
         else:
             arguments[name] = value
     return own, arguments

@@ -11,7 +11,7 @@ from adabelief.lab.analysis.statistics import Comparison, Verdict
 from adabelief.lab.report import figures
 from adabelief.lab.report.chapter import Chapter, Picture
 from adabelief.lab.report.published import beside_published
-from adabelief.lab.report.sentences import divergences, on_experiment, on_search
+from adabelief.lab.report.sentences import divergences, on_experiment, on_search, without_learning
 from adabelief.lab.report.tables import marked, table
 from adabelief.lab.report.times import times
 from adabelief.lab.report.words import count, margin, number, rough, seeds, spread, stem
@@ -85,7 +85,9 @@ def _what_was_run(verdict: Verdict) -> str:
         f"`{task.name}`: {task.summary}.",
         f"Here: {', '.join(filter(None, facts))}.",
         f"The learning rate {_schedule(schedule)}." if schedule else "",
+        _target(experiment),
         _same_start(experiment),
+        without_learning(experiment),
         _tuning(verdict),
     ]
     parts, note, asked_for = [" ".join(filter(None, sentences))], experiment.scale.note, experiment.asked_for()
@@ -96,6 +98,11 @@ def _what_was_run(verdict: Verdict) -> str:
     if asked_for:
         parts.append(f"**Asked for:** {'; '.join(asked_for)}.")
     return "\n\n".join(parts)
+
+
+def _target(experiment: Experiment) -> str:
+    metric, target = experiment.metric, experiment.scale.target
+    return "" if target is None else f"The target is a {metric.called} of {target:g}{metric.suffix}."
 
 
 def _schedule(words: str) -> str:

@@ -20,6 +20,7 @@ def on_experiment(verdict: Verdict) -> list[str]:
         sentences = ["A smoke run: it shows that everything runs. Its numbers say nothing of the optimizers."]
     else:
         sentences = [*on_search(verdict), *_on_test(verdict)]
+    sentences += filter(None, [without_learning(experiment)])
     if diverged := divergences(experiment):
         sentences.append(f"{diverged}. Diverged runs are in no mean, and their optimizers in no comparison.")
     if len(verdict.contenders) > 1 and not experiment.smoke:
@@ -108,6 +109,19 @@ def _on_what_is_missing(experiment: Experiment) -> list[str]:
         if n
     ]
     return [f"Of {count(len(experiment.runs), 'run')}, {' and '.join(parts)}, and in no number here."] if parts else []
+
+
+def without_learning(experiment: Experiment) -> str:
+    """What agents return that learn nothing, in the episodes of the test; empty where none was played."""
+    line = next((run.epochs[-1] for runs in experiment.valid.values() for run in runs), {})
+    if "constant_action" not in line:
+        return ""
+    always, drawn = number(line["test_constant_return"]), number(line["test_random_return"])
+    (action,) = line["constant_action"]
+    return (
+        f"Without learning: an agent whose action is always {action} returns {always}, one with random actions "
+        f"{drawn}; nothing shows that an agent has learned which is not above both."
+    )
 
 
 def divergences(experiment: Experiment) -> str:

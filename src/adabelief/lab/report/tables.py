@@ -51,6 +51,9 @@ def walks_csv(walks: Sequence[Walk]) -> str:
     )
 
 
+_OUTCOME = ("best_epoch", "validation", "test", "last_test", "worst_test")
+
+
 def _row(experiment: Experiment, run: Run) -> dict[str, Any]:
     config, result, environment = run.config, run.result or {}, run.environment
     return {
@@ -65,7 +68,7 @@ def _row(experiment: Experiment, run: Run) -> dict[str, Any]:
         "diverged": run.diverged,
         "epochs_run": len(run.epochs),
         "metric": " ".join(filter(None, (run.metric.name, run.metric.unit))),
-        **{name: result.get(name) if run.valid else None for name in ("best_epoch", "validation", "test", "last_test")},
+        **{name: result.get(name) if run.valid else None for name in _OUTCOME},
         "last_train_loss": run.epochs[-1]["train_loss"] if run.epochs else None,
         "validation_examples": run.epochs[-1].get("validation_examples") if run.epochs else None,
         "test_examples": run.test_examples,
