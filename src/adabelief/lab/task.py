@@ -86,7 +86,8 @@ BOUNDS: Mapping[type, Mapping[str, Bounds]] = {
         **dict.fromkeys(("layers", "heads", "average", "beam", "passes", "critic_steps", "multi_step"), (1, 1000)),
         **dict.fromkeys(("width", "inner", "context"), (1, 10**5)),
         "samples": (8, 10**6),  # a report shows 8 of them
-        "size": (1, 10**4),
+        **dict.fromkeys(("size", "patch"), (1, 10**4)),
+        **dict.fromkeys(("coverage", "held_out"), (0, 10**6)),
         "workers": (0, 1000),
         "start": (0, 10**9),
     },
