@@ -35,7 +35,17 @@ def test_version():
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["demo", "--help"], ["settings", "--help"], ["train", "--help"], ["report", "-h"], ["-h"]]
+    "command",
+    [
+        ["--help"],
+        ["demo", "--help"],
+        ["settings", "--help"],
+        ["train", "--help"],
+        ["tune", "-h"],
+        ["compare", "--help"],
+        ["report", "-h"],
+        ["-h"],
+    ],
 )
 def test_help(command):
     result = run(*command)

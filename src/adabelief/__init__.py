@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adabelief.settings import eps_from_adam, recommended
+from adabelief.settings import eps_for_floor, eps_from_adam, recommended
 
 if TYPE_CHECKING:
     from adabelief.torch import AdaBelief, AdaBeliefW, RangerAdaBelief
 
 __version__ = "0.1.0"
-__all__ = ["AdaBelief", "AdaBeliefW", "RangerAdaBelief", "eps_from_adam", "recommended"]
+__all__ = ["AdaBelief", "AdaBeliefW", "RangerAdaBelief", "eps_for_floor", "eps_from_adam", "recommended"]
 
 _TORCH = {"AdaBelief", "AdaBeliefW", "RangerAdaBelief"}
 

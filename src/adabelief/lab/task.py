@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -151,10 +152,13 @@ class Workload:
         modules: What is trained, by name, each by an optimizer of its own. The engine replaces them by what it made of
             them for the device and the processes at hand.
         steps_per_epoch: How many batches an epoch has.
+        hits: Whether each example was right in the last evaluation, in the order of the examples, by held-out part;
+            empty where examples are not right or wrong one by one.
     """
 
     modules: dict[str, nn.Module]
     steps_per_epoch: int
+    hits: Mapping[str, Tensor] = MappingProxyType({})
 
     def batches(self, epoch: int) -> Iterable[Any]:
         """The batches of an epoch, counted from 0: the same ones whenever it is asked, on the CPU.
@@ -173,7 +177,10 @@ class Workload:
         return trainer.descend(name, batch, self.loss)
 
     def evaluate(self, trainer: Trainer) -> dict[str, float]:
-        """What is measured after every epoch: `validation_loss`, the metric on both sets, and whatever else."""
+        """What is measured after every epoch: `validation_loss`, the metric on both sets, and whatever else.
+
+        Parts that are not among `trainer.held_out` need not be read: what is measured on them is dropped.
+        """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

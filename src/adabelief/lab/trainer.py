@@ -26,6 +26,10 @@ class Moment(NamedTuple):
     steps: int = 0
 
 
+HELD_OUT = ("validation", "test")
+"""What is not trained on."""
+
+
 class Trainer:
     """What a run's steps and evaluations work with: modules and optimizers, on the devices and processes at hand.
 
@@ -42,6 +46,7 @@ class Trainer:
     Attributes:
         optimizer_seconds: The time of every step of an optimizer so far.
         moment: Where the run is.
+        held_out: The parts that an evaluation is to read: "validation" and "test", or one of them.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Trainer:
         self.optimizers: dict[str, Any] = {}
         self.optimizer_seconds: list[float] = []
         self.moment = Moment(0, epochs, 0)
+        self.held_out: tuple[str, ...] = HELD_OUT
         for name, optimizer in optimizers.items():
             modules[name], self.optimizers[name] = accelerator.prepare(modules[name], optimizer)
         self._full_lr = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,11 @@ class Run:
     def test(self) -> float:
         """The test metric at the epoch that validation picked."""
         return float(self.outcome["test"])
+
+    @property
+    def tested(self) -> bool:
+        """Whether the test set was read at the picked epoch and at the last one: a search leaves it alone."""
+        return self.valid and math.isfinite(self.test) and math.isfinite(self.last_test)
 
     @property
     def last_test(self) -> float:

@@ -4,6 +4,7 @@ config.json        what was asked for, resolved: nothing is left to a default; a
 environment.json   versions, processor, accelerator, commit: where its (latest) part was run
 metrics.jsonl      one line for every few steps and for every epoch; only ever appended to
 checkpoint.pt      all that the run needs to go on, replaced atomically; of a finished run, modules and history
+hits.npz           which examples were right after the last epoch, where a task says so: for paired tests
 result.json        what came of it: a run that has it is finished
 """
 
@@ -18,7 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from adabelief.lab import files
 from adabelief.lab.engine import recorded
@@ -44,7 +47,7 @@ class RunFolder:
         self.path = path
         self.config, self.environment = path / "config.json", path / "environment.json"
         self.metrics, self.checkpoint = path / "metrics.jsonl", path / "checkpoint.pt"
-        self.result = path / "result.json"
+        self.result, self.hits = path / "result.json", path / "hits.npz"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -144,6 +147,17 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
             return file.tell()
+
+    def write_hits(self, hits: Mapping[str, Tensor], parts: Sequence[str]) -> None:
+        """Writes which examples of these held-out parts were right, as arrays of bool; nothing where nobody knows."""
+        known = {part: hits[part].numpy() for part in parts if part in hits}
+        if known:
+            with (
+                files.full_disk_told(self.hits),
+                files.replacing(self.hits) as unfinished,
+                unfinished.open("wb") as file,
+            ):
+                np.savez_compressed(file, **known)  # type: ignore[arg-type]
 
     def _content(self) -> bytes:
         return self.metrics.read_bytes() if self.metrics.exists() else b""

@@ -32,7 +32,7 @@ from adabelief.lab.engine.fingerprint import Data
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.machine import environment
 from adabelief.lab.task import Request, Task, Workload, schedule_of
-from adabelief.lab.trainer import Moment, Trainer
+from adabelief.lab.trainer import HELD_OUT, Moment, Trainer
 
 UNTIMED_STEPS = 3
 """Steps at the start of every part of a run whose times are not counted."""
@@ -243,7 +243,7 @@ class Run:
                 observer.after_step(self)
             if not math.isfinite(self.loss):
                 break
-        measured = workload.evaluate(trainer)
+        measured = self._evaluated()
         counted = slice(UNTIMED_STEPS if len(times) > UNTIMED_STEPS else 0, None)
         line = {
             "epoch": state.epoch + 1,
@@ -258,9 +258,18 @@ class Run:
         self._lines.append(line)
         state.epoch, state.done, state.losses, state.seconds = state.epoch + 1, 0, [], 0.0
         self._since = time.perf_counter()
+        if self.over and self.accelerator.num_processes == 1:
+            self.folder.write_hits(workload.hits, trainer.held_out)
         self.checkpoint()
         for observer in self.observers:
             observer.after_epoch(self)
+
+    def _evaluated(self) -> dict[str, float]:
+        """What was measured on the parts that are to be read; the test metric is nan where that part is not."""
+        measured = self.workload.evaluate(self.trainer)
+        unread = tuple(f"{part}_" for part in HELD_OUT if part not in self.trainer.held_out)
+        read = {name: value for name, value in measured.items() if not name.startswith(unread)}
+        return {f"test_{self.task.metric.of(self.config.options).name}": math.nan, **read}
 
     def _is_stopped(self) -> bool:
         stopped = any(observer.stop(self) for observer in self.observers)

@@ -61,7 +61,7 @@ def run(
     """
     console = console or plain_console()
     log_with = log_with and tracker(log_with)
-    _check_data(task, data)
+    check_data(task, data)
     results = []
     with ExitStack() as all_runs:
         all_runs.enter_context(_own_precision())
@@ -100,7 +100,8 @@ def run(
     return results if PartialState().is_main_process else []
 
 
-def _check_data(task: Task, data: Path | None) -> None:
+def check_data(task: Task, data: Path | None) -> None:
+    """Refuses a folder that a task does not read, or that is not there."""
     if data is not None and not task.data:
         raise ValueError(f"--data {data}: {task.name} reads no folder; leave it away")
     if data is not None and not data.is_dir():

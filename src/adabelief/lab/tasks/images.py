@@ -81,12 +81,12 @@ class Classifier(Workload):
         return cross_entropy(self.modules["model"](batch.inputs), batch.labels)
 
     def evaluate(self, trainer: Trainer) -> dict[str, float]:
-        """Loss and accuracy in % on both sets, and their sizes."""
-        return {**self._measure("validation", trainer), **self._measure("test", trainer)}
+        """Loss and accuracy in % on the held-out sets that are asked for, and their sizes."""
+        return {name: x for part in trainer.held_out for name, x in self._measure(part, trainer).items()}
 
     def _measure(self, part: str, trainer: Trainer) -> dict[str, float]:
         """Sums over the batches, every process its share of them."""
-        totals = torch.zeros(3, dtype=torch.float64)
+        totals, hits = torch.zeros(3, dtype=torch.float64), [torch.zeros(0, dtype=torch.bool)]
         with trainer.evaluating() as modules:
             for i, batch in enumerate(self.held_out(part)):
                 if i % trainer.accelerator.num_processes != trainer.accelerator.process_index:
@@ -94,8 +94,11 @@ class Classifier(Workload):
                 inputs, labels = trainer.to_device(batch)
                 outputs = modules["model"](inputs).float()
                 loss = cross_entropy(outputs, labels, reduction="sum").double()
-                correct = (outputs.argmax(1) == labels).sum().double()
+                right = outputs.argmax(1) == labels
+                hits.append(right.cpu())
+                correct = right.sum().double()
                 totals += torch.stack([loss, correct, correct.new_tensor(len(labels))]).cpu()
+        self.hits = {**self.hits, part: torch.cat(hits)}
         loss, correct, n = trainer.sum(totals).tolist()
         return {f"{part}_loss": loss / n, f"{part}_accuracy": 100 * correct / n, f"{part}_examples": int(n)}
 

@@ -58,9 +58,10 @@ class LanguageModel(Workload):
         raise NotImplementedError
 
     def evaluate(self, trainer: Trainer) -> dict[str, float]:
-        """Loss and metric on both parts, and how many tokens were predicted."""
+        """Loss and metric on the parts that are asked for, and how many tokens were predicted."""
         measured: dict[str, float] = {}
-        for part, tokens in (("validation", self._corpus.validation), ("test", self._corpus.test)):
+        for part in trainer.held_out:
+            tokens = {"validation": self._corpus.validation, "test": self._corpus.test}[part]
             loss = self._measure(tokens, trainer)
             values = {"loss": loss, **self.metric(loss), "examples": len(tokens) - 1}
             measured.update({f"{part}_{name}": value for name, value in values.items()})

@@ -81,13 +81,14 @@ class Translation(Workload):
         model = trainer.bare(trainer.modules["model"])
         self._recent.append({name: x.detach().to("cpu", copy=True) for name, x in model.state_dict().items()})
         measured: dict[str, float] = {}
-        for part, pairs in self._held.items():
+        held = {part: self._held[part] for part in trainer.held_out}
+        for part, pairs in held.items():
             measured[f"{part}_loss"] = self._loss(pairs, trainer)
             measured[f"{part}_examples"] = len(pairs.source)
         if self._bleu == "never" or (self._bleu == "last" and trainer.moment.epoch + 1 < trainer.moment.epochs):
             return measured
         model.load_state_dict(mean(self._recent))
-        for part, pairs in self._held.items():
+        for part, pairs in held.items():
             measured[f"{part}_BLEU"] = bleu(self._translate(pairs, trainer), self._references[part])
         model.load_state_dict(self._recent[-1])
         return measured
