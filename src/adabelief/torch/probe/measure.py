@@ -86,6 +86,8 @@ class Layer(NamedTuple):
     p: Array
     center: Array
     """What centralization takes from the gradient; 0 where there is none."""
+    parted: bool
+    """Whether other processes may have other elements of it."""
 
 
 class Elements(NamedTuple):

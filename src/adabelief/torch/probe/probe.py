@@ -218,10 +218,11 @@ class Probe:
 
     def _meet(self) -> None:
         """Looks who else has parts of the same tensors."""
-        params = (p for group in self.optimizer.param_groups for p in group["params"])
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
         ranks = {rank for p in params if internals.is_distributed(p) for rank in internals.ranks(p)}
         if len(ranks) > 1:
-            self._exchange = Exchange(f"probe{self._handle}", ranks)
+            shapes = [tuple(p.shape) for p in params]
+            self._exchange = Exchange(f"{self.every} {self._sample} {shapes}", ranks)
 
     @property
     def _processes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from adabelief.torch.probe.measure import Layer, Numbers
 from adabelief.torch.state import COLUMNS, STEP
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-"""Multiples of it, modulo 1, are spread evenly however many are taken, and along no row or column."""
+"""Multiples of it, modulo 1, are spread evenly: by as much a place moves within its stretch, along no row or column."""
 
 
 class Seen(NamedTuple):
@@ -102,34 +102,36 @@ def take(
             whole, key = groups[i]["params"][j], (one.place, one.p.shape, one.p.device)
             if key not in indices:
                 indices[key] = _index(whole, one.p, n).to(one.p.device)
-            index, dtype = indices[key], one.m.dtype
+            index, dtype = indices[key], one.m.dtype.to_real()
             vectors = [torch.take(_real(x), index).to(dtype) for x in (one.g, one.m, one.s, one.p)]
             vectors.append(_center(optimizer, whole, one, index).to(dtype))
             rows.append((vectors, [_number(x) for x in (one.step, groups[i]["lr"], 1.0 if scale is None else scale)]))
-    layers = []
+    layers, explained = [], cache(partial(numbers_of, optimizer))
     for one, ((g, m, s, p, center), (step, lr, scaled)) in zip(found, _to_host(rows), strict=True):
         if not m.size or not step:
             continue
         i, j = one.place
-        explained = numbers_of(optimizer, groups[i], int(step), lr, torch.finfo(one.s.dtype).eps)
+        numbers = explained(i, int(step), lr, torch.finfo(one.s.dtype.to_real()).eps)
         if np.isnan(center).any():
-            explained, center = explained._replace(has_residual=False), np.zeros_like(m)
+            numbers, center = numbers._replace(has_residual=False), np.zeros_like(m)
         whole = groups[i]["params"][j]
-        size = whole.numel() * (2 if whole.is_complex() else 1)
-        layers.append(Layer(*names(i, j), size, int(step), explained, g / scaled, m, s, p, center / scaled))
+        size, parted = whole.numel() * (2 if whole.is_complex() else 1), internals.is_distributed(whole)
+        arrays = (g / scaled, m, s, p, center / scaled)
+        layers.append(Layer(*names(i, j), size, int(step), numbers, *arrays, parted))
     return layers
 
 
-def numbers_of(optimizer: Optimizer, group: dict[str, Any], step: int, lr: float, eps_of_s: float) -> Numbers:
+def numbers_of(optimizer: Optimizer, i: int, step: int, lr: float, eps_of_s: float) -> Numbers:
     """The scalars of a group's step, from `rule.coefficients` alone.
 
     Args:
         optimizer: Of the group.
-        group: Of the step.
+        i: Place of the group.
         step: Steps so far.
         lr: The learning rate, on the host.
         eps_of_s: Distance from 1 to the next number, in the type of s.
     """
+    group = optimizer.param_groups[i]
     (beta1, beta2), eps = map(float, group["betas"]), float(group["eps"])
     plain = partial(rule.coefficients, betas=(beta1, beta2), eps=eps, lr=1.0)
     corrected = c = plain(step)
@@ -185,7 +187,8 @@ def _spread(size: int, n: int) -> NDArray[np.int64]:
     """At most n of the first `size` numbers, the same for the same arguments, in order."""
     if size <= n:
         return np.arange(size)
-    return np.unique((size * (GOLDEN * np.arange(1, n + 1) % 1)).astype(np.int64))
+    i = np.arange(n)
+    return np.unique(((i + GOLDEN * i % 1) * (size / n)).astype(np.int64))
 
 
 def _center(optimizer: Optimizer, whole: Tensor, one: Seen, index: Tensor) -> Tensor:
