@@ -6,6 +6,9 @@ import io
 import json
 import math
 import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -164,29 +167,30 @@ def test_all_implementations_agree(cls, implementation):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.compile's own, about its environment
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ["default", "foreach", "loop"])
 def test_compiled_steps_are_seen_in_one_graph(implementation):
-    """Compiled before the probe is there, with it, and after it is gone."""
-    options = {"eps": 1e-6, "capturable": True} | IMPLEMENTATIONS[implementation]
-    skip_without_kernel(options)
+    """Compiled before the probe is there; it makes one more graph, and leaves the first as it was."""
     torch._dynamo.reset()
     counters.clear()
-
-    def compiled(optimizer):
-        return torch.compile(optimizer.step, fullgraph=True, backend="aot_eager")
-
-    *_, expected = probed(AdaBelief, options, every=3)
-    optimizer, _, probe = probed(AdaBelief, options, every=3, step=compiled)
-    assert probe.steps == STEPS
-    assert probe.report()["step"] == 6
-    assert_same(probe.report(), expected.report())
-    step, graphs = compiled(optimizer), counters["stats"]["unique_graphs"]
-    step()
-    with Probe(optimizer, 1) as later:
-        step()
-    step()
-    assert later.report()["step"] == STEPS + 2
-    assert counters["stats"]["unique_graphs"] == graphs + 2
+    reports = []
+    for compiled in (False, True):
+        params = [parameter(*shape, seed=i) for i, shape in enumerate(SHAPES)]
+        optimizer = AdaBelief(params, eps=1e-6, lr=torch.tensor(LR), **IMPLEMENTATIONS[implementation])
+        step = optimizer.step
+        if compiled:
+            step = torch.compile(step, fullgraph=True, backend="aot_eager")
+        for seed in range(9):
+            gradients(params, seed)
+            if seed == 1:
+                probe = Probe(optimizer, every=3).__enter__()
+            if seed == 8:
+                probe.__exit__(None)
+            step()
+        assert probe.steps == 7
+        reports.append(probe.report())
+    assert reports[1]["step"] == 7
+    assert_same(reports[1], reports[0])
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -206,6 +210,43 @@ def test_a_compiled_training_step_is_seen():
             step(torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)))
     assert (probe.steps, probe.report()["step"]) == (5, 4)
     assert list(probe.report()["layers"]) == ["weight", "bias"]
+
+
+def distributed(rank: int, mesh: torch.distributed.DeviceMesh, folder: str) -> None:
+    """What one of two processes checks (in test_distributed.py, which starts them): together they see the whole."""
+    from torch.distributed.fsdp import fully_shard
+
+    def run(options, *, parted, probes=True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, 1), nn.Linear(1, 90), nn.Linear(90, 1)).double()
+        if parted:
+            fully_shard(model, mesh=mesh)
+        optimizer, file = AdaBelief(model.parameters(), lr=LR, eps=1e-6, **options), Path(folder, f"{len(seen)}.jsonl")
+        probe = Probe(
+            optimizer, 2, sample=64, named_parameters=model.named_parameters(), jsonl=file if parted else None
+        )
+        with probe if probes else nullcontext():
+            for seed in range(5):
+                x = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+                optimizer.zero_grad()
+                (model(x) ** 2).mean().backward()
+                optimizer.step()
+        seen.append(probe)
+        torch.distributed.barrier()
+        return probe.report(), [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    seen: list[Probe] = []
+    expected, _ = run({}, parted=False)
+    for options in ({}, {"foreach": True}):
+        report, written = run(options, parted=True)
+        assert report["processes"] == [2, 2], report["processes"]
+        assert_same({**report, "processes": [1, 1]}, expected, rel=1e-9)
+        assert [record["processes"] for record in written] == [[2, 2], [2, 2]], written
+        assert_same(written[-1], report)
+        torch.distributed.barrier()
+    report, written = run({"foreach": False}, parted=True, probes=rank == 0)  # nobody waits for the other
+    assert report.get("processes") == ([1, 2] if rank == 0 else None)
+    assert len(written) == 2
 
 
 def small_model():
@@ -412,7 +453,7 @@ def test_bad_input():
         def __init__(self):
             self.optimizer = optimizer
 
-    with pytest.raises(TypeError, match="got Wrapped; pass its .optimizer"):
+    with pytest.raises(TypeError, match=r"got Wrapped; pass its \.optimizer"):
         Probe(Wrapped())
     with pytest.raises(TypeError, match="writer must have add_scalar, got 'runs'"):
         Probe(optimizer, writer="runs")
@@ -426,25 +467,19 @@ def test_bad_input():
 
 def test_outputs(tmp_path):
     from rich.console import Console
-    from torch.utils.tensorboard import SummaryWriter
 
-    class Writer(SummaryWriter):
-        def __init__(self):
-            self.scalars = []
-
-        def add_scalar(self, *arguments):
-            self.scalars.append(arguments)
-
-    model, file, writer = small_model(), tmp_path / "probe.jsonl", Writer()
+    writer, written = Mock(spec=["add_scalar"]), []  # of TensorBoard's SummaryWriter
+    writer.add_scalar = lambda *arguments: written.append(arguments)
+    model, file = small_model(), tmp_path / "probe.jsonl"
     optimizer = AdaBelief(model.parameters(), eps=1e-8)
     with Probe(optimizer, 20, named_parameters=model.named_parameters(), jsonl=file, writer=writer) as probe:
         train(model, optimizer)
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert [record["step"] for record in records] == [20, 40, 60]
     assert records[-1] == probe.report()
-    names = {(name, step) for name, _, step in writer.scalars}
+    names = {(name, step) for name, _, step in written}
     assert {("probe/ruled_by_eps/layers/0.weight", 20), ("probe/floor/groups/0", 60)} <= names
-    assert len(names) == len(writer.scalars)
+    assert len(names) == len(written)
     console = Console(width=200, file=io.StringIO())
     console.print(probe.table())
     shown = console.file.getvalue()
