@@ -113,11 +113,13 @@ class Probe:
         self.optimizer, self.every = optimizer, int(every)
         self.steps = 0
         """Steps that it has counted; whoever goes on from a checkpoint sets it."""
+        self.looks = 0
+        """How often it has looked."""
         self._names = {id(p): name.replace("_orig_mod.", "") for name, p in pairs}
         self._sample, self._jsonl, self._writer = int(sample), jsonl, writer
         self._indices: dict[Any, Tensor] = {}
         self._layers: list[Layer] | None = None
-        self._turn, self._pending, self._due = 0, False, False
+        self._pending, self._due = False, False
         self._exchange: Exchange | None = None
         self._said: set[str] = set()
         self._hook: Any = None
@@ -208,11 +210,11 @@ class Probe:
         self._due = False
         self._settle()
         self._layers = take(self.optimizer, found, self._name, self._sample, self._indices)
-        self._turn, self._pending = self._turn + 1, True
-        if self._turn == 1:
+        self.looks, self._pending = self.looks + 1, True
+        if self.looks == 1:
             self._meet()
         if self._exchange:
-            self._exchange.post(self._turn, self._layers)
+            self._exchange.post(self.looks, self._layers)
         else:
             self._settle()
 
@@ -231,7 +233,7 @@ class Probe:
     def _merged(self) -> tuple[list[Layer], int]:
         """The latest look with what others have posted of it, and how many processes that is."""
         layers = self._layers or []
-        return self._exchange.collect(self._turn, layers) if self._exchange else (layers, 1)
+        return self._exchange.collect(self.looks, layers) if self._exchange else (layers, 1)
 
     def _settle(self, *, linger: float = 0.0) -> None:
         """Tells of the latest look what is to be told of each, with what others have posted by then."""
