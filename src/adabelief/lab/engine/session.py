@@ -87,8 +87,8 @@ def run(
                 before = folder.result.exists()
                 if not before:
                     watching += this_run.enter_context(tracking(accelerator, folder, log_with))
-                    if probe and accelerator.is_main_process:
-                        watching.append(this_run.enter_context(Probed(console)))
+                    if probe and accelerator.is_main_process:  # before checkpoints, which say what has been written
+                        watching.insert(0, this_run.enter_context(Probed(console)))
                 try:
                     result = engine.train(task, config, folder, accelerator, data=data, observers=watching)
                 except OtherData as error:

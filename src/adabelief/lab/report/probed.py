@@ -14,7 +14,7 @@ from adabelief.lab.report.chapter import Chapter, Picture
 from adabelief.lab.report.style import COLOURS, DASHES, WIDTH, files_of, label_axes, styled
 from adabelief.lab.report.tables import as_csv, table
 from adabelief.lab.report.words import stem
-from adabelief.torch.probe.show import COLUMNS, cells, curves, distribution
+from adabelief.torch.probe.show import COLUMNS, cells, curves, distribution, floor_of
 
 PANELS, LAYERS = 6, 12
 """Panels of the figure, and rows of the table of layers, at most."""
@@ -51,14 +51,15 @@ def chapter(experiment: Experiment) -> Chapter:
             [(label, f"`{layer}`", *cells(stats)) for label, layer, stats in layers],
             left={0, 1},
         ),
-        "Medians over the elements, but where a column says otherwise; eps for 90 % is the one at or below which 90 % "
-        f"of the elements are adaptive. Of every look, at every seed, `{name}-probe.csv` has the numbers.",
+        "Medians of absolute values over the elements, but where a column says otherwise; eps for 90 % is the one at "
+        "or below which 90 % of the elements are adaptive. Of every look, at every seed, "
+        f"`{name}-probe.csv` has the numbers.",
         "\n".join(notes),
     ]
     return Chapter(
         f"Probe: {experiment.name}",
         "\n\n".join(filter(None, parts)),
-        [f"{label}: {line['verdict']}" for label, line in last.items()],
+        [] if experiment.smoke else [f"{label}: {line['verdict']}" for label, line in last.items()],
         pictures,
         {f"{name}-probe.csv": looks_csv(experiment.runs)},
     )
@@ -80,12 +81,12 @@ def histories(experiment: Experiment) -> dict[str, list[Line]]:
 def floors(seen: Histories) -> dict[str, bytes]:
     """The distribution of the denominator after the last look, in a panel for each optimizer."""
     shown = dict(list(seen.items())[:PANELS])
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.25 * len(shown)))
+    figure = Figure(figsize=(WIDTH, 0.7 + 1.25 * len(shown)))
     panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (label, lines) in zip(panels, shown.items(), strict=True):
         distribution(axes, lines[-1]["all"], _colour(label))
-        label_axes(axes, label, None, "% of elements")
-        axes.legend(loc="upper right")
+        label_axes(axes, f"{label}: floor {floor_of(lines[-1]['all'])}", None, "% of elements")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     panels[-1].set_xlabel("denominator (log scale)")
     return files_of(figure)
 

@@ -252,7 +252,7 @@ def histogram(values: Array, weight: Array) -> dict[str, Any]:
 def verdict(stats: Stats) -> str:
     """One line: what the optimizer is with this eps, and which eps would make it another.
 
-    At least half of the elements ruled by eps is momentum SGD; less than a twentieth is adaptive.
+    At least half of the elements ruled by eps is momentum SGD; less than a tenth is adaptive.
     """
     ruled, eps = stats["ruled_by_eps"], stats["adaptive_eps"]
     if ruled is None:
@@ -263,7 +263,7 @@ def verdict(stats: Stats) -> str:
     down = f"eps <= {power_of_ten(eps['90'])} would be adaptive (for 90 % of them)."
     if ruled >= 0.5:
         return f"{head}: this is momentum SGD; {down}"
-    if ruled >= 0.05:
+    if ruled >= 0.1:
         return f"{head}: this is between momentum SGD and adaptive; {down}"
     return f"{head}: this is adaptive; eps >= {power_of_ten(eps['1'], up=True)} would be momentum SGD."
 

@@ -21,13 +21,16 @@ COLUMNS = {
     "ruled by eps": lambda x: _share(x["ruled_by_eps"]),
     "floor": lambda x: _number(x["floor"]),
     "denominator": lambda x: _number(x["denominator"]["50"]),
-    "|g − m|/|g|": lambda x: _number(x["residual"]["50"]),
-    "|m|/denominator": lambda x: _number(x["step"]["50"]),
+    "(g − m)/g": lambda x: _number(x["residual"]["50"]),
+    "m/denominator": lambda x: _number(x["step"]["50"]),
     "its 99 %": lambda x: _number(x["step"]["99"]),
     "update/weight": lambda x: _number(x["update_to_weight"]),
     "eps for 90 %": lambda x: _number(x["adaptive_eps"]["90"]),
 }
-"""Columns of a table, with what each has of some parameters' statistics: medians, but where it says otherwise."""
+"""Columns of a table, with what each has of some parameters' statistics: medians of absolute values, mostly.
+
+Their names have no bar, which would end a cell in Markdown.
+"""
 
 
 def table(report: Report) -> Table:
@@ -98,8 +101,9 @@ def picture(report: Report) -> Figure:
     figure = Figure(figsize=(7.2, 0.6 + 1.9 * len(groups)), layout="constrained")
     for axes, (name, stats) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True):
         distribution(axes, stats)
-        axes.set_title(f"group {name}: {stats['verdict']}" if len(groups) > 1 else stats["verdict"], fontsize=9)
-        axes.legend(fontsize=8, frameon=False)
+        of = f"group {name}, " if len(groups) > 1 else ""
+        axes.set_title(f"{of}floor {floor_of(stats)}\n{stats['verdict']}", fontsize=9, loc="left")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     figure.supxlabel(f"denominator after step {report['step']}", fontsize=9)
     return figure
 
@@ -114,9 +118,14 @@ def distribution(axes: Axes, stats: Report, colour: str = "#D55E00") -> None:
         edges = 10.0 ** (stats["histogram"][kind]["first"] + np.arange(shares.size + 1) / DECADE)
         axes.stairs(100 * shares, edges, fill=style.pop("fill", True), color=style.pop("edgecolor", colour), **style)
         axes.patches[-1].set_label(label)
-    axes.axvline(stats["floor"], color="#222222", linestyle="--", label=f"floor {_number(stats['floor'])}")
+    axes.axvline(stats["floor"], color="#222222", linestyle="--", label="floor")
     axes.set_xscale("log")
     axes.set_ylabel("% of elements")
+
+
+def floor_of(stats: Report) -> str:
+    """The floor of the denominator in words: `3.2e-07`."""
+    return _number(stats["floor"])
 
 
 def _share(x: float | None) -> str:
