@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,7 +159,7 @@ def describe(parts: Sequence[Measured]) -> Stats:
     """The statistics of some parameters together, each element with its weight; None for what cannot be said."""
     x = _joined(parts)
     keep = x.finite & ~x.silent
-    active = Elements(*(column[keep] for column in x))
+    active = Elements(*(column[keep] for column in cast("tuple[Any, ...]", x)))
     layers = [layer for layer, _ in parts]
     return {
         "elements": sum(layer.size for layer in layers),

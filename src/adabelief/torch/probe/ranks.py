@@ -68,7 +68,7 @@ def _steps(layers: Sequence[Layer]) -> int:
 
 
 def _joined(parts: list[Layer]) -> Layer:
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
     return parts[0]._replace(**arrays) if len(parts) > 1 else parts[0]
 
 
@@ -92,7 +92,7 @@ def _unpacked(turn: int, steps: int, posted: bytes) -> list[Layer] | None:
         return None
     flat, begin, layers = np.frombuffer(bytearray(content), about["type"]).astype(np.float64), 0, []
     for name, group, size, step, numbers, count in about["layers"]:
-        arrays = flat[begin : begin + len(ARRAYS) * count].reshape(len(ARRAYS), count)
-        layers.append(Layer(name, group, size, step, Numbers(*numbers), *arrays, parted=True))
+        g, m, s, p, center = flat[begin : begin + len(ARRAYS) * count].reshape(len(ARRAYS), count)
+        layers.append(Layer(name, group, size, step, Numbers(*numbers), g, m, s, p, center, parted=True))
         begin += len(ARRAYS) * count
     return layers

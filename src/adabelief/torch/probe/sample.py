@@ -47,7 +47,7 @@ def stepped(optimizer: Optimizer) -> list[tuple[tuple[int, int], tuple[Tensor, .
 
     torch.compile can trace it. Of state that is kept in other forms, nothing is known here.
     """
-    found = []
+    found: list[tuple[tuple[int, int], tuple[Tensor, ...]]] = []
     for i, group in enumerate(optimizer.param_groups):
         second = COLUMNS["s"] if isinstance(optimizer, Base) else "exp_avg_sq"
         second = f"max_{second}" if group["amsgrad"] else second
@@ -193,12 +193,13 @@ def _spread(size: int, n: int) -> NDArray[np.int64]:
 
 def _center(optimizer: Optimizer, whole: Tensor, one: Seen, index: Tensor) -> Tensor:
     """What centralization takes from the sampled gradients; nan where rows are spread over processes."""
-    group, dims = optimizer.param_groups[one.place[0]], ()
+    group = optimizer.param_groups[one.place[0]]
+    dims: tuple[int, ...] = ()
     if isinstance(optimizer, Base) and (options := optimizer._options(group)).gc_loc:
         dims = centralized_dims(whole.ndim, options.gc_min_dim)
     if not dims or not index.numel():
         return torch.zeros(index.shape, device=index.device)
-    if internals.is_distributed(whole) and any(x.is_shard() and x.dim in dims for x in whole.placements):  # type: ignore[attr-defined]
+    if internals.is_distributed(whole) and any(x.is_shard() and x.dim in dims for x in _placements(whole)):
         return torch.full(index.shape, math.nan, device=index.device)
     g = one.g.to(one.m.dtype) * (-1.0 if group["maximize"] else 1.0)
     if not group["weight_decouple"]:
@@ -206,9 +207,13 @@ def _center(optimizer: Optimizer, whole: Tensor, one: Seen, index: Tensor) -> Te
     return torch.take(_real(g.mean(dims, keepdim=True).expand_as(g)), index)
 
 
+def _placements(distributed: Any) -> Any:
+    return distributed.placements
+
+
 def _to_host(rows: list[tuple[list[Tensor], list[Any]]]) -> list[tuple[list[NDArray[np.float64]], list[float]]]:
     """Vectors as NumPy's, and numbers as Python's: one transfer for each device and type."""
-    found: list[Any] = [None] * len(rows)
+    found: list[Any] = [None for _ in rows]
     alike: dict[Any, list[int]] = {}
     for i, (vectors, _) in enumerate(rows):
         alike.setdefault((vectors[0].device, vectors[0].dtype), []).append(i)
@@ -216,8 +221,8 @@ def _to_host(rows: list[tuple[list[Tensor], list[Any]]]) -> list[tuple[list[NDAr
         parts = [x.reshape(-1).to(rows[i][0][0]) for i in indices for x in chain(*rows[i]) if isinstance(x, Tensor)]
         arrays = iter(np.split(torch.cat(parts).cpu().double().numpy(), np.cumsum([x.numel() for x in parts])))
         for i in indices:
-            vectors = [next(arrays) for _ in rows[i][0]]
-            found[i] = vectors, [float(next(arrays)[0]) if isinstance(x, Tensor) else x for x in rows[i][1]]
+            host = [next(arrays) for _ in rows[i][0]]
+            found[i] = host, [float(next(arrays)[0]) if isinstance(x, Tensor) else x for x in rows[i][1]]
     return found
 
 

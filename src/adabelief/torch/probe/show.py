@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 
-COLUMNS = {
+COLUMNS: Mapping[str, Callable[[Report], str]] = {
     "elements": lambda x: f"{x['elements']:,}",
     "ruled by eps": lambda x: _share(x["ruled_by_eps"]),
     "floor": lambda x: _number(x["floor"]),
@@ -110,14 +110,14 @@ def picture(report: Report) -> Figure:
 
 def distribution(axes: Axes, stats: Report, colour: str = "#D55E00") -> None:
     """Draws shares of elements by denominator, and by what it would be without eps; the floor is a line."""
-    for kind, label, style in (
-        ("denominator", "denominator", {"alpha": 0.55}),
-        ("own", "without eps: √v", {"fill": False, "edgecolor": "#222222"}),
-    ):
+    looks: dict[str, dict[str, Any]] = {
+        "denominator": {"label": "denominator", "fill": True, "color": colour, "alpha": 0.55},
+        "own": {"label": "without eps: √v", "color": "#222222"},
+    }
+    for kind, look in looks.items():
         shares = np.asarray(stats["histogram"][kind]["shares"])
         edges = 10.0 ** (stats["histogram"][kind]["first"] + np.arange(shares.size + 1) / DECADE)
-        axes.stairs(100 * shares, edges, fill=style.pop("fill", True), color=style.pop("edgecolor", colour), **style)
-        axes.patches[-1].set_label(label)
+        axes.stairs(100 * shares, edges, **look)
     axes.axvline(stats["floor"], color="#222222", linestyle="--", label="floor")
     axes.set_xscale("log")
     axes.set_ylabel("% of elements")
