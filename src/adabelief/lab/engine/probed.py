@@ -58,6 +58,12 @@ class Probed(Observer, ExitStack):
                 with run.folder.probe.open("a") as file:
                     file.write(json.dumps(line) + "\n")
 
+    def after_epoch(self, run: Run) -> None:
+        """Says it where the task does not step through torch's optimizers (Keras's, say): there is nothing to see."""
+        for name in [name for name, probe in self._probes.items() if not probe.steps]:
+            self._console.print(f"--probe: nothing was seen of {name}: no optimizer of torch steps it.", soft_wrap=True)
+            del self._probes[name]
+
 
 def _until(text: str, step: int) -> list[str]:
     """The whole lines up to a step of the run: what came later, the run is about to do again."""
