@@ -55,7 +55,7 @@ class Probe:
     √v, in quarters of a decade. None stands for what cannot be said (|g − m| at beta1 = 0).
 
     It works with every implementation, under torch.compile (as an operator of the graph) and with distributed tensors
-    (FSDP2, tensor parallelism): each process samples its part and leaves it in the store of the process group, where
+    (FSDP2, tensor parallelism); a compiled step is compiled once more each time that one is entered. Each process samples its part and leaves it in the store of the process group, where
     the others look without waiting. Outside the `with` there is no hook.
 
     Args:

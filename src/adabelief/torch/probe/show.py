@@ -98,11 +98,11 @@ def picture(report: Report) -> Figure:
     if not report.get("groups"):
         raise ValueError("picture: nothing was probed yet; call it after `every` steps")
     groups = report["groups"]
-    figure = Figure(figsize=(7.2, 0.6 + 1.9 * len(groups)), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.8 + 1.9 * len(groups)), layout="constrained")
     for axes, (name, stats) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True):
         distribution(axes, stats)
-        of = f"group {name}, " if len(groups) > 1 else ""
-        axes.set_title(f"{of}floor {floor_of(stats)}\n{stats['verdict']}", fontsize=9, loc="left")
+        of, said = f"group {name}, " if len(groups) > 1 else "", stats["verdict"].replace("; ", ";\n")
+        axes.set_title(f"{of}floor {floor_of(stats)}: {said}", fontsize=8, loc="left")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     figure.supxlabel(f"denominator after step {report['step']}", fontsize=9)
     return figure
