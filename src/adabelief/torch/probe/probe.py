@@ -54,9 +54,10 @@ class Probe:
     eps at or below which 1, 50, 90 and 99 % of the elements are adaptive; and `histogram`s of the denominator and of
     √v, in quarters of a decade. None stands for what cannot be said (|g − m| at beta1 = 0).
 
-    It works with every implementation, under torch.compile (as an operator of the graph) and with distributed tensors
-    (FSDP2, tensor parallelism); a compiled step is compiled once more each time that one is entered. Each process samples its part and leaves it in the store of the process group, where
-    the others look without waiting. Outside the `with` there is no hook.
+    It works with every implementation, under torch.compile (as an operator of the graph, for which a step is compiled
+    once more at each entry) and with distributed tensors (FSDP2, tensor parallelism): each process samples its part and
+    leaves it in the store of the process group, where the others look without waiting. Outside the `with` there is no
+    hook.
 
     Args:
         optimizer: AdaBelief, AdaBeliefW, RangerAdaBelief, or torch's Adam or AdamW.
