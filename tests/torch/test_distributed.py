@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.torch import launch
+from tests.torch import test_probe
 from tests.torch.cases import IMPLEMENTATIONS
 
 CLASSES = {cls.__name__: cls for cls in (AdaBelief, AdaBeliefW, RangerAdaBelief)}
@@ -96,6 +97,7 @@ def sharded(rank: int, meeting: str) -> None:
                     assert not optimizer._plan.parts[0].rest, (way, name)  # all through the kernel
     together(rank, mesh)
     flat(rank)
+    test_probe.distributed(rank, mesh, os.path.dirname(meeting))
     dist.destroy_process_group()
 
 

@@ -31,6 +31,7 @@ class Run:
         epochs: What was measured after each epoch.
         steps: The loss and the learning rate's factor every few steps.
         result: What came of it; None while it is unfinished.
+        probe: What a probe saw of its optimizers, now and then; empty where there was none.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Run:
     epochs: tuple[Line, ...]
     steps: tuple[Line, ...]
     result: Mapping[str, Any] | None
+    probe: tuple[Line, ...] = ()
 
     @property
     def label(self) -> str:
@@ -207,4 +209,5 @@ def _read(folder: RunFolder) -> Run:
         epochs=epochs,
         steps=steps,
         result=recorded.result(folder.result, folder.metrics, epochs),
+        probe=recorded.probe(folder.probe),
     )

@@ -6,6 +6,7 @@ metrics.jsonl      one line for every few steps and for every epoch; only ever a
 checkpoint.pt      all that the run needs to go on, replaced atomically; of a finished run, modules and history
 hits.npz           which examples were right after the last epoch, where a task says so: for paired tests
 result.json        what came of it: a run that has it is finished
+probe.jsonl        where a probe was asked for: what it saw of the optimizers, now and then
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class RunFolder:
         self.path = path
         self.config, self.environment = path / "config.json", path / "environment.json"
         self.metrics, self.checkpoint = path / "metrics.jsonl", path / "checkpoint.pt"
-        self.result, self.hits = path / "result.json", path / "hits.npz"
+        self.result, self.hits, self.probe = path / "result.json", path / "hits.npz", path / "probe.jsonl"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -69,7 +70,7 @@ class RunFolder:
             lock.release()
 
     def _leave_nothing(self) -> None:
-        for path in (self.config, self.environment, self.metrics):
+        for path in (self.config, self.environment, self.metrics, self.probe):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # where there is something else in one of the folders
             (self.path / ".lock").unlink()

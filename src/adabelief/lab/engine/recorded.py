@@ -37,6 +37,9 @@ RECORDS: Mapping[str, Mapping[str, str]] = {
 }
 """What a run's files have to have, by what they are."""
 
+PROBE = ("run_step", "module", "verdict", "notes", "all", "groups", "layers")
+"""What a line of a probe has to have."""
+
 
 def read(path: Path, what: str, remedy: str = "") -> dict[str, Any]:
     """One of a run's JSON files.
@@ -117,6 +120,28 @@ def lines(path: Path, metric: str) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
         if missing:
             raise ValueError(f"{path} is damaged in line {number}: it has no {missing[0]!r}")
     return tuple(filter(_of_epoch, found)), tuple(line for line in found if not _of_epoch(line))
+
+
+def probe(path: Path) -> tuple[Line, ...]:
+    """What a probe saw in a run; empty where there was none.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not path.exists():
+        return ()
+    *whole, _ = _text(path).split("\n")  # after the last line feed there is nothing, or a line being written
+    found: list[Line] = []
+    for number, text in enumerate(whole, 1):
+        try:
+            line = json.loads(text)
+            missing = [name for name in PROBE if name not in line]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged in line {number}: {error}") from None
+        if missing:
+            raise ValueError(f"{path} is damaged in line {number}: it has no {missing[0]!r}")
+        found.append(line)
+    return tuple(found)
 
 
 def _of_epoch(line: Line) -> bool:

@@ -13,8 +13,7 @@ import optuna
 from rich.console import Console
 
 from adabelief.lab import tasks
-from adabelief.lab.analysis import recorded
-from adabelief.lab.engine import session
+from adabelief.lab.engine import recorded, session
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.run import Observer, Run
 from adabelief.lab.search.conditions import Conditions, with_arm
