@@ -7,6 +7,7 @@ import logging
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import gymnasium
@@ -41,7 +42,6 @@ class Playing(Workload):
     def __init__(self, request: Request, agent: Agent) -> None:
         self.modules, self.steps_per_epoch = agent.networks, request.options["steps"]
         self._agent, self._options, self._batch_size = agent, request.options, request.batch_size
-        self._baselines: dict[str, Any] = {}
 
     def batches(self, epoch: int) -> Iterable[int]:
         """There is no data but what is played: the steps' numbers."""
@@ -58,8 +58,7 @@ class Playing(Workload):
 
     def evaluate(self, trainer: Trainer) -> dict[str, Any]:
         """The mean return of the episodes, undiscounted and unclipped, and their number; and what `baselines` says."""
-        self._baselines = self._baselines or baselines(self._options)
-        measured: dict[str, Any] = {**self._baselines}
+        measured = baselines(self._options)
         for part in SEEDS:
             measured[f"{part}_return"] = mean_return(self._agent, self._options, part)
             measured[f"{part}_episodes"] = self._options["episodes"]
@@ -109,8 +108,14 @@ def baselines(options: Mapping[str, Any]) -> dict[str, Any]:
     """What comes of no learning, in the same episodes: the best constant action, and random ones.
 
     Of a box of actions the lowest, the middle and the highest are tried. Validation picks the constant, whose name is
-    the only element of `constant_action`.
+    the only element of `constant_action`. All runs of a process share what was played.
     """
+    return {**_baselines(options["platform"], options["environment"], options["episodes"])}
+
+
+@cache
+def _baselines(platform: str, name: str, episodes: int) -> Mapping[str, Any]:
+    options = {"platform": platform, "environment": name, "episodes": episodes}
     game = environment(options, 0)
     named, drawn = dict(_constants(game)), Random(game.action_space)
     game.close()
