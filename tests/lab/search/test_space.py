@@ -48,6 +48,7 @@ def test_places_become_values(dimension, values):
         ("Yogi", {"floor": 1e-4}, {"eps": 1e-4}),
         ("SGD", {"lr": 0.1, "momentum": 0.9}, {"lr": 0.1, "momentum": 0.9}),
         ("AdamW", {"lr": 0.01, "independent_decay": 1e-4}, {"lr": 0.01, "weight_decay": 0.01}),
+        ("RAdam", {"lr": 0.01, "independent_decay": 1e-4}, {"lr": 0.01, "weight_decay": 0.01}),
         (
             "AdaBelief",
             {"lr": 0.01, "independent_decay": 1e-4, "weight_decouple": True},
@@ -105,6 +106,7 @@ def test_common_holds_for_those_who_have_it_and_an_own_table_goes_over_it():
         ({"AdamW": {"lr": "fast"}}, "[AdamW] lr must be a finite number, at least 0, got 'fast'"),
         ({"AdamW": {"beta2": {"low": 0.9, "high": 1.0}}}, "[AdamW] beta2: high must be a number in [0, 1), got 1.0"),
         ({"AdamW": {"eps": 1e-8, "floor": 1e-8}}, "[AdamW]: eps and floor say the same; keep one"),
+        ({"Yogi": {"lr": 1e-3, "independent_decay": 1e-4}}, "this decay is coupled"),
         ({"AdaBelief": {"lr": 1e-3, "independent_decay": 1e-4}}, "this decay is coupled; set weight_decouple = true"),
     ],
 )

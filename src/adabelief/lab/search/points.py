@@ -70,7 +70,8 @@ def grid(dimensions: Sequence[Dimension], count: int) -> list[Point]:
         sizes[min(able, key=lambda i: sizes[i])] += 1
     axes = [_places(dimension, size) for dimension, size in zip(dimensions, sizes, strict=True)]
     names = [dimension.name for dimension in dimensions]
-    return [dict(zip(names, places, strict=True)) for places in product(*axes)][:count]
+    points: list[Point] = [dict(zip(names, places, strict=True)) for places in product(*axes)]
+    return points
 
 
 def _places(dimension: Dimension, size: int) -> list[float]:

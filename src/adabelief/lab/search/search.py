@@ -91,7 +91,7 @@ class Search:
         seed: Of the points, and of weights and batches.
         prune: Whether trials that are behind the median end early.
         conditions: What else decides the numbers; a store with others is another search.
-        usual: The usual arguments of each optimizer.
+        usual: The usual arguments of each arm's optimizer.
         beat: Seconds between two signs of life of a worker.
         grace: Seconds without one after which its trial is taken up by another one.
     """

@@ -43,8 +43,11 @@ EPS_IN_MEAN_SQUARE = ("AdaBelief", "AdaBeliefW", "RangerAdaBelief", "EAdam", "EA
 EPS_ELSEWHERE = ("Muon",)
 """Whose eps is no floor of a denominator."""
 
-DECOUPLED = ("AdamW", "AdamW-same-decay", "RAdam", "AdaBeliefW", "EAdamW", "Lion", "Muon")
-"""Optimizers whose weight decay is decoupled and lr-scaled; AdaBelief's is where it is told so."""
+DECOUPLED = ("AdamW", "AdamW-same-decay", "Muon")
+"""Optimizers whose weight decay is always decoupled and lr-scaled."""
+
+DECOUPLING = ("weight_decouple", "decoupled_weight_decay")
+"""Arguments that decouple that of others."""
 
 DIGITS = 4
 """Significant digits of a value, so that it can be typed again."""
@@ -193,7 +196,7 @@ def read_tables(path: Path) -> dict[str, Any]:
         OSError: If it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text())
+        return dict(tomllib.loads(path.read_text()))
     except ValueError as error:  # of the syntax, or of bytes that are no text
         raise ValueError(f"{path} is no TOML ({error}); `adabelief tune TASK --example` prints a space") from None
 
@@ -238,7 +241,7 @@ def known_names(optimizer: str) -> tuple[str, ...]:
         *arguments,
         *(("floor",) if "eps" in arguments and optimizer not in EPS_ELSEWHERE else ()),
         *(BETAS if "betas" in arguments else ()),
-        *(("independent_decay",) if "weight_decouple" in arguments or optimizer in DECOUPLED else ()),
+        *(("independent_decay",) if optimizer in DECOUPLED or arguments.keys() & set(DECOUPLING) else ()),
     )
 
 
@@ -305,8 +308,10 @@ def _check(arm: Arm, where: str) -> None:
     for one, others in (("eps", ("floor",)), ("betas", BETAS), ("weight_decay", ("independent_decay",))):
         if one in given and given.intersection(others):
             raise ValueError(f"{where}: {one} and {sorted(given.intersection(others))[0]} say the same; keep one")
-    coupled = arm.optimizer not in DECOUPLED and arm.fixed.get("weight_decouple") is not True
-    if "independent_decay" in given and coupled:
+    told = {name: x.default for name, x in optimizers.arguments(arm.optimizer).items()}
+    told |= optimizers.METHODS[arm.optimizer].arguments(arm.fixed)
+    decoupled = arm.optimizer in DECOUPLED or any(told.get(name) is True for name in DECOUPLING)
+    if "independent_decay" in given and not decoupled:
         raise ValueError(
             f"{where} independent_decay: this decay is coupled; set weight_decouple = true, or weight_decay"
         )

@@ -116,10 +116,8 @@ def _proxy(storage: str) -> BaseStorage:
         host = port = None
     if not (host and port):
         raise ValueError(f"storage={storage!r}: give host and port, as in grpc://HOST:13000")
-    try:
-        import grpc  # noqa: F401
-    except ModuleNotFoundError:
-        raise ValueError(f"storage={storage!r} needs grpc: pip install grpcio protobuf") from None
+    if not find_spec("grpc"):
+        raise ValueError(f"storage={storage!r} needs grpc: pip install grpcio protobuf")
     found = optuna.storages.GrpcStorageProxy(host=host, port=port)
     found.wait_server_ready(timeout=10)
     return found

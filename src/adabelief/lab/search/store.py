@@ -24,7 +24,7 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from adabelief.lab.search import points
@@ -187,7 +187,7 @@ class Store:
         study = optuna.create_study(
             storage=self.storage,
             study_name=f"{self.search.name}/{arm.name}",
-            direction=self.search.direction,
+            direction=StudyDirection[self.search.direction.upper()],
             sampler=RandomSampler(),
             pruner=pruner,
             load_if_exists=True,
@@ -291,7 +291,7 @@ def _place() -> str:
 def _lives(pid: int, started: float) -> bool:
     try:
         process = psutil.Process(pid)
-        return process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

@@ -71,19 +71,19 @@ def _run(store: Store, arm: Arm, trial: optuna.Trial, parent: Alive | None) -> N
     if noted.get("tries", 0) >= DEATHS:
         _lose(store, trial, "failed", f"{DEATHS} workers died of it")
         return
-    values = store.suggest(arm, trial)
-    settings = arm.settings(values, search.usual.get(arm.name))
-    store.note(trial, "values", values)
-    store.note(trial, "settings", settings)
 
     def report(value: float, step: int) -> None:
         if store.report(trial, value, step):
             raise optuna.TrialPruned
 
     note = partial(store.note, trial)
-    given = Trial(arm, noted["slot"], values, settings, search.seed, search.out, report, note)
     with _threads_kept(), _beating(store, trial, parent):
         try:
+            values = store.suggest(arm, trial)
+            settings = arm.settings(values, search.usual.get(arm.name))
+            note("values", values)
+            note("settings", settings)
+            given = Trial(arm, noted["slot"], values, settings, search.seed, search.out, report, note)
             value = float(search.objective(given))
         except optuna.TrialPruned:
             reported = store.reported(trial)

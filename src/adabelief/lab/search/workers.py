@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -10,8 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,7 +168,9 @@ def _ray(search: Search, workers: int, tick: Callable[[], None]) -> None:
         raise ValueError("--engine ray needs ray: pip install ray") from None
     begun = not ray.is_initialized()
     if begun:
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    if search.storage and "://" not in search.storage:  # Ray's processes are in folders of their own
+        search = replace(search, storage=str(Path(search.storage).absolute()))
     share = threads(workers)
     remote = ray.remote(num_cpus=share, max_retries=REPLACED)(_on_ray)
     try:
