@@ -160,7 +160,7 @@ def test_names_match_in_any_case(tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("adabelief train ci", ["cifar10", "cifar100"]),
+        ("adabelief train ci", ["cifar10", "cifar100", "cifar10-cnn"]),
         ("adabelief settings im", ["imagenet"]),
         ("adabelief train cifar10 --model resnet34", ["resnet34"]),
         ("adabelief train cifar10 --scale s", ["smoke", "small"]),
