@@ -32,12 +32,9 @@ def test_compiled_step(case, lr):
     optimizer = cls(params, lr=lr if isinstance(lr, float) else lr.clone(), **options)
     graphs = []
 
-    # Graphs and recompilations are dynamo's: the compiler behind it, which takes long, compiles a number lr for two.
-    whole = isinstance(lr, torch.Tensor) or case in ("AdaBelief", "foreach")
-
     def backend(graph, inputs):
         graphs.append(graph)
-        return torch._dynamo.lookup_backend("inductor" if whole else "aot_eager")(graph, inputs)
+        return torch._inductor.compile(graph, inputs)
 
     compiled = torch.compile(optimizer.step, fullgraph=True, backend=backend)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
