@@ -33,7 +33,7 @@ IMPLEMENTATIONS = {
     "loop": {"foreach": False, "fused": None},
 }
 EPS = {AdaBelief: [1e-8, 1e-5], AdaBeliefW: [1e-8, 1e-5], RangerAdaBelief: [1e-5, 1e-3]}
-"""Ranger's are so large that a step does not enlarge what rounding leaves of a centralized gradient that is almost 0."""
+"""Ranger's are so large that a step does not enlarge what rounding leaves of a centralized gradient of almost 0."""
 
 SWITCH = [False, True]
 OPTIONS: dict[str, list[Any]] = {
