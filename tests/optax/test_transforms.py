@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from typing import Any
 
@@ -105,7 +103,9 @@ def test_donated_parameters_and_state(make, jitted_init):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA's loops on CPUs")
 @pytest.mark.parametrize(
-    "make", [*OPTIMIZERS.values(), partial(ours.adabelief, rectify=True)], ids=[*OPTIMIZERS, "rectify"]
+    "make",
+    [*OPTIMIZERS.values(), partial(ours.adabelief, rectify=True), partial(ours.adabelief, max_update=1.0)],
+    ids=[*OPTIMIZERS, "rectify", "bounded"],
 )
 def test_donated_step_takes_no_memory_of_its_own(make):
     """Not one temporary tensor, nor a copy: they cost more time than the step itself."""
@@ -163,6 +163,30 @@ def test_injected_numbers_change_between_steps():
     second, _ = update(tree(1), state, params)
     assert_same(second, jax.tree.map(lambda u: 2 * u, first))
     assert update._cache_size() == 1
+
+
+def test_no_step_is_longer_than_the_bound():
+    """Complex leaves in both parts; nan stays visible."""
+    gradient = jnp.array([1e3 - 2j, 7.0, jnp.nan + 1j])
+    params = jnp.zeros_like(gradient)
+    for optimizer in (ours.adabelief(0.1, max_update=0.5), ours.ranger_adabelief(0.1, eps=1e-12, max_update=0.5)):
+        state = optimizer.init(params)
+        for i in range(8):  # rectified steps become adaptive at the 6th
+            updates, state = optimizer.update(gradient, state, params)
+            if i == 0:
+                np.testing.assert_allclose(updates[:2], [-0.05 + 0.05j, -0.05], rtol=1e-6)
+            assert max(*abs(updates[:2].real), *abs(updates[:2].imag)) < 0.05 * (1 + 1e-6)
+            assert bool(jnp.isnan(updates[2].real))
+
+
+def test_steps_of_gradients_that_are_no_numbers_are_left_out_by_optax():
+    optimizer = optax.apply_if_finite(ours.adabeliefw(1e-2), max_consecutive_errors=5)
+    params, state = tree(0), optimizer.init(tree(0))
+    for i in range(3):
+        _, state = optimizer.update(tree(1 + i), state, params)
+    updates, after = optimizer.update(jax.tree.map(lambda x: x / 0.0, tree(1)), state, params)
+    assert_same(updates, jax.tree.map(jnp.zeros_like, params))
+    assert_same(after.inner_state, state.inner_state)
 
 
 def test_none_leaves_and_empty_trees():
@@ -289,55 +313,3 @@ def test_orbax_checkpoint_resumes(make, abstract, tmp_path):
     resumed = run(optimizer, 3, first=3, start=(restored["params"], restored["state"]))
     for x, y in zip(jax.tree.leaves(resumed), jax.tree.leaves(expected), strict=True):
         assert bool((x == y).all())
-
-
-@pytest.mark.parametrize(
-    ("make", "arguments", "message"),
-    [
-        (ours.scale_by_belief, {"b1": 1.0}, r"b1 must be a number in \[0, 1\), got 1.0"),
-        (ours.adabelief, {"learning_rate": -1.0}, "learning_rate must be a finite number, at least 0, got -1.0"),
-        (ours.adabelief, {"learning_rate": float("nan")}, "learning_rate must be .* got nan"),
-        (ours.adabelief, {"learning_rate": 1e-3, "b2": -0.1}, "b2 must be"),
-        (ours.adabelief, {"learning_rate": 1e-3, "eps": float("inf")}, "eps must be"),
-        (ours.adabeliefw, {"learning_rate": 1e-3, "weight_decay": -1}, "weight_decay must be .* got -1"),
-        (ours.adabelief, {"learning_rate": 1e-3, "mu_dtype": jnp.int8}, "mu_dtype must be"),
-        (ours.adabelief, {"learning_rate": 1e-3, "nu_dtype": "complex64"}, "nu_dtype must be .* got 'complex64'"),
-        (ours.ranger_adabelief, {"learning_rate": 1e-3, "alpha": 1.5}, "alpha must be"),
-        (ours.ranger_adabelief, {"learning_rate": 1e-3, "k": 0}, "k must be"),
-        (ours.ranger_adabelief, {"learning_rate": 1e-3, "k": 2.5}, "k must be"),
-        (ours.ranger_adabelief, {"learning_rate": 1e-3, "adaptive_from": 3}, "adaptive_from must be"),
-    ],
-)
-def test_refuses(make, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        make(**arguments)
-
-
-def test_refuses_integers_and_missing_parameters():
-    with pytest.raises(TypeError, match=r"int32 and shape \(2,\).*optax.masked"):
-        ours.adabelief(1e-3).init(jnp.arange(2))
-    lookahead = ours.lookahead()
-    with pytest.raises(ValueError, match="update\\(gradients, state, params\\)"):
-        lookahead.update(tree(1), lookahead.init(tree(0)))
-
-
-def test_warns_where_steps_never_become_adaptive():
-    with pytest.warns(UserWarning, match="b2 = 0.5: rectified steps never become adaptive"):
-        ours.adabelief(1e-3, b2=0.5, rectify=True)
-
-
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-
-
-def test_imports_no_other_framework():
-    done = python(
-        "import adabelief.optax, sys; print([m for m in ('torch', 'keras', 'tensorflow') if m in sys.modules])"
-    )
-    assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
-@pytest.mark.parametrize("missing", ["jax", "optax"])
-def test_missing_framework_names_the_extra(missing):
-    done = python(f"import sys; sys.modules[{missing!r}] = None\nimport adabelief.optax")
-    assert "ImportError: AdaBelief for JAX needs jax and optax: pip install 'adabelief[jax]'" in done.stderr

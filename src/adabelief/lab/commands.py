@@ -155,6 +155,10 @@ def train(
     log_with: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another tracker of accelerate's: wandb, mlflow, aim, ...")
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Look at the optimizers now and then: does eps let them adapt? See probe.jsonl."),
+    ] = False,
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Least time between two checkpoints within an epoch.", min=0)
     ] = 60.0,
@@ -211,6 +215,7 @@ def train(
             cpu=cpu,
             log_with=log_with or ("tensorboard" if tensorboard else None),
             checkpoint_seconds=checkpoint_seconds,
+            probe=probe,
             console=console,
         )
         if done:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adabelief.lab.schedules import SCHEDULES, Schedule
 from adabelief.lab.trainer import Trainer
+from adabelief.lab.values import Bounds
 
 Settings = Mapping[str, Mapping[str, Any]]
 """The arguments of each optimizer, by its name in `optimizers.METHODS`."""
@@ -62,7 +63,7 @@ class Scale:
     Attributes:
         epochs: Passes over the training data.
         batch_size: Examples of a step, over all processes and accumulated parts.
-        options: Further choices: whatever its `make` reads.
+        options: Further choices: whatever its `make` reads; numbers among them are held to `BOUNDS`.
         precision: "no", "bf16" or "fp16" for autocast: the same on every machine.
         note: What differs from the published experiment, for the report; empty where nothing does.
         target: A value of the metric that is worth reaching, the same for everybody; None where none is set.
@@ -76,6 +77,31 @@ class Scale:
     note: str = ""
     target: float | None = None
     threads: int | None = None
+
+
+BOUNDS: Mapping[type, Mapping[str, Bounds]] = {
+    int: {
+        **dict.fromkeys(("batch_size", "vocabulary", "episodes"), (1, 10**6)),
+        **dict.fromkeys(("train_examples", "validation_examples", "test_examples"), (1, 10**9)),
+        **dict.fromkeys(("steps", "memory", "exploration", "target_update"), (1, 10**9)),
+        **dict.fromkeys(("layers", "heads", "average", "beam", "passes", "critic_steps", "multi_step"), (1, 1000)),
+        **dict.fromkeys(("width", "inner", "context"), (1, 10**5)),
+        "samples": (8, 10**6),  # a report shows 8 of them
+        **dict.fromkeys(("size", "patch"), (1, 10**4)),
+        **dict.fromkeys(("coverage", "held_out"), (0, 10**6)),
+        "workers": (0, 1000),
+        "start": (0, 10**9),
+    },
+    float: {
+        "width": (1e-3, 100),
+        **dict.fromkeys(("smoothing", "validation_share", "noise"), (0, 1)),
+        **dict.fromkeys(("dropout", "inner_dropout"), (0, 10)),
+        **dict.fromkeys(("clip", "clip_value", "max_norm", "penalty"), (0, 10**6)),
+    },
+}
+"""The bounds of `batch_size` and of the options of scales, by kind and name: wide, but so that nothing is begun that no
+machine ends. An int `width` is a number of units, a float one a factor on that of the published network, as a float
+`dropout` may be on its rates. What only a network or the data know (which sizes go together) they refuse themselves."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ machines that share the folder, and the numbers stay the same.
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import signal
 import time
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 
 from adabelief.lab import files
 from adabelief.lab.compare.plan import Plan
 from adabelief.lab.compare.trials import FAILURE, FINALS, Trial, finals, read, searches, winners
+from adabelief.lab.console import silent_console
 from adabelief.lab.engine import session
 from adabelief.lab.engine.machine import keep_memory
 from adabelief.lab.engine.observers import HoldingBack
@@ -60,7 +59,7 @@ def run(trial: Trial, place: Place) -> bool:
             cpu=place.cpu,
             checkpoint_seconds=place.checkpoint_seconds,
             observers=[HoldingBack(final=trial.stage == FINALS)],
-            console=Console(file=io.StringIO()),
+            console=silent_console(),
         )
     except (RuntimeError, ArithmeticError) as error:  # of the training itself: it would fail again
         (place.out / trial.folder).mkdir(parents=True, exist_ok=True)

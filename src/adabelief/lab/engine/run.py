@@ -72,6 +72,9 @@ class State:
 class Observer:
     """Who watches a run. In runs of several processes there is one in each."""
 
+    def begin(self, run: Run) -> None:
+        """Called before the first step, or before the first after a checkpoint."""
+
     def after_step(self, run: Run) -> None:
         """Called after every step of an optimizer."""
 
@@ -189,6 +192,8 @@ class Run:
 
     def finish(self) -> dict[str, Any] | None:
         """Runs the epochs that are left, and writes the result; None if an observer ended it before."""
+        for observer in self.observers:
+            observer.begin(self)
         while not self.over:
             self._epoch()
             if not self.over and self._is_stopped():

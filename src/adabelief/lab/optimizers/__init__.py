@@ -19,6 +19,7 @@ from adabelief.lab.optimizers.eadam import EAdam
 from adabelief.lab.optimizers.msvag import msvag
 from adabelief.lab.optimizers.muon import Muon, matrices_apart
 from adabelief.names import suggestion, there_are
+from adabelief.torch.base import wanted
 
 DECAY_RATES = ("beta", "alpha")
 """Arguments that are decay rates of a mean, as the pairs `betas` are."""
@@ -37,7 +38,7 @@ class Method:
         variant: Options that make the library's version the one of the paper's experiments.
         note: Where it still differs from the code behind the paper, or "".
         form: The fastest form that its package has, so that times compare with that; settings may ask for another.
-        usual_form: How it steps where nobody chooses: a name in `FORMS`, or "default" for whatever its package takes.
+        usual_form: How it steps where nobody chooses: a name in `FORMS`, or "default" for what `default_form` says.
         eps_inside: Whether eps is kept in the second moment: bias-corrected it is then eps/(1 − beta2), of which the
             root is the denominator's floor.
         second_moment: The argument that has the decay rate of its mean of squares, alone or last; empty for none.
@@ -224,6 +225,12 @@ def _read(name: str, value: Any, parameter: inspect.Parameter) -> Any:
     if name in DECAY_RATES:
         options.check(name, found, *options.BETA)
     return found
+
+
+def default_form(device: torch.device) -> str:
+    """How AdaBelief steps the tensors of a device where nobody chooses: a name in `FORMS`."""
+    (group,) = AdaBelief([torch.zeros(1, device=device)]).param_groups
+    return "fused" if wanted(group) else "foreach"
 
 
 def describe(name: str, settings: Mapping[str, Any]) -> str:

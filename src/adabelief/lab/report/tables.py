@@ -30,12 +30,12 @@ def results_csv(grouped: Sequence[Experiment]) -> str:
 
     What a run does not have is empty: a diverged one has no metric that could be averaged.
     """
-    return _table([_row(experiment, run) for experiment in grouped for run in experiment.runs])
+    return as_csv([_row(experiment, run) for experiment in grouped for run in experiment.runs])
 
 
 def walks_csv(walks: Sequence[Walk]) -> str:
     """`walks.csv`: a row for each walk over a toy function."""
-    return _table(
+    return as_csv(
         [
             {
                 "function": walk.function,
@@ -84,7 +84,8 @@ def _row(experiment: Experiment, run: Run) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same names as CSV."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from rich.console import Console
 
 from adabelief.lab import tasks
-from adabelief.lab.analysis import recorded
-from adabelief.lab.engine import session
+from adabelief.lab.console import silent_console
+from adabelief.lab.engine import recorded, session
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.run import Observer, Run
 from adabelief.lab.search.conditions import Conditions, with_arm
@@ -54,7 +52,7 @@ class TaskObjective:
                 cpu=self.cpu,
                 checkpoint_seconds=self.checkpoint_seconds,
                 observers=[reporting],
-                console=Console(file=io.StringIO(), force_terminal=False),
+                console=silent_console(),
             )
             if done or reporting.pruned:
                 break

@@ -118,14 +118,11 @@ class Adversarial(Workload):
         game: What kind of GAN.
 
     Raises:
-        ValueError: If an option is out of range, or `frechet` refuses the features.
+        ValueError: If `frechet` refuses the features.
     """
 
     def __init__(self, request: Request, split: Split, game: Game) -> None:
         options = request.options
-        for name, least in (("passes", 1), ("critic_steps", 1), ("samples", SHOWN)):
-            if not isinstance(options[name], int) or options[name] < least:
-                raise ValueError(f"--set {name} must be a whole number, at least {least}, got {options[name]!r}")
         self._game, self._split = game, split
         self._seed, self._batch_size = request.seed, request.batch_size
         self._size, self._flip, self._passes = options["size"], options["flip"], options["passes"]

@@ -181,9 +181,6 @@ def _metric(options: Mapping[str, Any]) -> Mapping[str, Any]:
 def _make(request: Request) -> Translation:
     if request.options["bleu"] not in BLEUS:
         raise ValueError(f"bleu={request.options['bleu']!r}: there are {', '.join(BLEUS)}; choose with --set bleu=...")
-    for name in ("beam", "average"):
-        if request.options[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {request.options[name]}; --set {name}=5 is the published")
     return Translation(request, corpus(request.options["corpus"], request.data))
 
 
