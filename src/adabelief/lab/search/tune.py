@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,14 @@ def conduct(
     engine = one_of("engine", engine, ENGINES)
     console = console or plain_console()
     search.out.mkdir(parents=True, exist_ok=True)
-    watching = watch.Watch(search, console)
-    try:
-        with watching.shown():
-            workers.run(search, count, engine=engine, tick=watching.tick)
-    finally:
-        outcomes = watching.outcomes()
-        watch.write(search, outcomes)
-    watching.tick()
+    with closing(watch.Watch(search, console)) as watching:
+        try:
+            with watching.shown():
+                workers.run(search, count, engine=engine, tick=watching.tick)
+        finally:
+            outcomes = watching.outcomes()
+            watch.write(search, outcomes)
+        watching.tick()
     console.print(watch.table(outcomes, search.direction, f"{search.name}: the best of each arm"))
     for message in watch.messages(outcomes):
         console.print(message, soft_wrap=True)
