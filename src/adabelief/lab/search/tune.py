@@ -62,9 +62,11 @@ def tune(
 
     Example:
         >>> from tempfile import TemporaryDirectory
+        >>> from rich.console import Console
         >>> arms = {"AdamW": {"lr": {"low": 1e-4, "high": 1.0}}, "AdaBelief": {"lr": {"low": 1e-4, "high": 1.0}}}
+        >>> options = {"trials": 4, "console": Console(quiet=True)}
         >>> with TemporaryDirectory() as out:
-        ...     found = tune(lambda trial: abs(trial.settings["lr"] - 0.01), arms, trials=4, out=out, console=quiet)
+        ...     found = tune(lambda trial: abs(trial.settings["lr"] - 0.01), arms, out=out, **options)
         >>> len(found["AdaBelief"]), found["AdaBelief"][0].settings == found["AdamW"][0].settings
         (4, True)
     """
