@@ -274,7 +274,7 @@ def _outcome(arm: Arm, trial: FrozenTrial) -> Outcome:
         state=state,
         value=trial.value if state in (FINISHED, PRUNED) else None,
         values=noted.get("values", {}),
-        settings=noted.get("settings", {}),
+        settings={name: tuple(x) if isinstance(x, list) else x for name, x in noted.get("settings", {}).items()},
         reason=noted.get("failed", ""),
         folder=noted.get("folder", ""),
         seconds=(end - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0,
