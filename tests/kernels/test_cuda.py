@@ -31,7 +31,7 @@ def test_an_array_may_have_more_elements_than_32_bits_count():
     row = [*(x.data_ptr() for x in (p, g, m, s)), 0, 0, n, 0]
     scalars = coefficients(1, lr=0.5)._asdict() | dict(gain=1.0, alpha=0.5, synchronize=0.0, skip=0.0)
     table = gpu.Table([row], "bfloat16", p.device)
-    table.update(0, gpu.upload([[scalars[name] for name in SCALARS]], p.device))
+    table.update(0, [scalars[name] for name in SCALARS])
     expected, state = reference_step(np.ones(1), np.ones(1), lr=0.5)
     for x, value in ((p, expected), (m, state["exp_avg"]), (s, state["exp_avg_var"])):
         assert (x == x[0]).all()

@@ -22,7 +22,7 @@ how many chunks and rows it has itself."""
 
 SCALARS = (
     *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),
-    *("step_size", "root_scale", "offset", "alpha", "synchronize", "skip"),
+    *("step_size", "root_scale", "offset", "bound", "alpha", "synchronize", "skip"),
 )
 """The numbers of a step: what the gradient is multiplied by, those of `rule.Coefficients`, Lookahead's share and
 whether it is due, and whether nothing at all is to happen (both: not 0)."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import adabelief
-from adabelief.lab import listings, tuning
+from adabelief.lab import comparing, listings, tuning
 from adabelief.lab.arguments import completing, meant, named, parse_epochs, parse_grid, parse_seeds, prepare
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.console import plain_console
@@ -155,6 +155,10 @@ def train(
     log_with: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another tracker of accelerate's: wandb, mlflow, aim, ...")
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Look at the optimizers now and then: does eps let them adapt? See probe.jsonl."),
+    ] = False,
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Least time between two checkpoints within an epoch.", min=0)
     ] = 60.0,
@@ -211,6 +215,7 @@ def train(
             cpu=cpu,
             log_with=log_with or ("tensorboard" if tensorboard else None),
             checkpoint_seconds=checkpoint_seconds,
+            probe=probe,
             console=console,
         )
         if done:
@@ -219,6 +224,7 @@ def train(
 
 
 app.command()(tuning.tune)
+app.command()(comparing.compare)
 
 
 @app.command()

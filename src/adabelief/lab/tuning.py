@@ -92,8 +92,9 @@ def tune(
     console = plain_console()
     with reported():
         from adabelief.lab.engine.machine import keep_memory
+        from adabelief.lab.search.conditions import Conditions
         from adabelief.lab.search.defaults import arms
-        from adabelief.lab.search.trial import Conditions, search_of
+        from adabelief.lab.search.trial import search_of
         from adabelief.lab.search.tune import conduct
 
         names = [each.strip() for each in optimizer.split(",")] if optimizer else []

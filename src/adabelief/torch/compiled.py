@@ -27,7 +27,7 @@ def compiled_update(tensors: Tensors, recipe: Recipe, options: Options) -> None:
     others = [i for i, kinds in enumerate(types) if not kinds <= internals.PLAIN]
     if plain:
         ours = tensors.pick(plain)
-        scalars = device_scalars(ours.steps, recipe)
+        scalars = device_scalars(ours.steps, recipe, ours.params[0].device)
         _update(ours.params, ours.grads, *ours.columns.values(), scalars, options.gc_min_dim, options.gc_loc)
     if others:
         update(tensors.pick(others), recipe, options, traced=True)

@@ -6,6 +6,7 @@ precision), round the parameter once, and read the gradient only.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -71,6 +72,7 @@ class Scalars(NamedTuple):
     step_size: Any
     root_scale: Any
     offset: Any
+    bound: Any
     alpha: Any
     synchronize: Any
     """Whether Lookahead is due."""
@@ -129,11 +131,12 @@ def update(
         traced: Keep the step numbers and all that follows from them on the device as tensors, as CUDA graphs and
             torch.compile need it.
     """
-    if not tensors.params or (recipe.skip is not False and float(recipe.skip)):
+    skip = recipe.skip if traced and isinstance(recipe.skip, Tensor) else None  # which only the device can read
+    if not tensors.params or (skip is None and float(recipe.skip)):
         return
     # A step number that is no plain tensor (a fake one, which estimates memory) has no value to be read.
     traced = traced or any(type(step) is not Tensor for step in tensors.steps)
-    torch._foreach_add_(tensors.steps, 1.0)
+    torch._foreach_add_(tensors.steps, 1.0 if skip is None else 1.0 - skip)  # a skipped step is not counted
     numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
     dims = [centralized_dims(p.ndim, options.gc_min_dim) for p in tensors.params]
     if recorded:
@@ -145,11 +148,17 @@ def update(
     for operators, indices in _buckets(tensors, numbers, foreach, traced):
         bucket = tensors.pick(indices).reals()
         if traced:
-            t = torch.stack(bucket.steps).to(bucket.columns["m"][0].dtype)
+            m = bucket.columns["m"][0]
+            t = torch.stack(bucket.steps).to(m.device, m.dtype)  # where a learning rate may be too
             scalars = Scalars(*(_each(x, len(indices)) for x in recipe.scalars(t, torch)))
         else:
             scalars = recipe.scalars(numbers[indices[0]])
+        written = [] if skip is None else [x for xs in (bucket.params, *bucket.columns.values()) for x in xs]
+        kept = [x.clone() for x in written]
         step(bucket, scalars, options, [dims[i] for i in indices], operators)
+        if skip is not None:
+            for x, before in zip(written, kept, strict=True):
+                x.copy_(torch.where(skip.to(x.device) == 0, x, before))
 
 
 def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int, ...]) -> None:
@@ -169,8 +178,8 @@ def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int,
         s = s_max.copy_(torch.maximum(s_max.clone(), s))
     step = m / (s.sqrt() * c.root_scale + c.offset)
     if dims and not options.gc_loc:
-        step = step - step.mean(dims, keepdim=True)
-    p_new = p_new - c.step_size * step
+        step = step - _cut(step, c.bound).mean(dims, keepdim=True)
+    p_new = p_new - c.step_size * _cut(step, c.bound)
     p.copy_(_synchronized(arrays["slow"], p_new, c.synchronize, c.alpha) if "slow" in arrays else p_new)
 
 
@@ -206,7 +215,8 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     o.mul_(d, c.root_scale)
     o.add_(d, c.offset)
 
-    in_place = isinstance(c.step_size, float) and not (narrow or (centralize and not options.gc_loc))
+    of_steps, bounded = centralize and not options.gc_loc, not _is(c.bound, math.inf)
+    in_place = isinstance(c.step_size, float) and not (narrow or of_steps or bounded)
     if in_place:
         if not _is(c.shrink, 1.0):
             o.mul_(params, c.shrink)
@@ -215,8 +225,10 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     else:
         o.reciprocal_(d)
         o.mul_(d, m)
-        if centralize and not options.gc_loc:
-            _centralize_(d, dims)
+        if of_steps:
+            _centralize_(d, dims, c.bound)
+        if bounded:
+            o.cut_(d, c.bound)
         o.mul_(d, c.step_size)
         o.neg_(d)
         o.add_scaled_(d, params, c.shrink)
@@ -237,16 +249,25 @@ def _synchronized(slow: Tensor, p: Tensor, due: Any, alpha: float) -> Tensor:
     return slow.lerp_(p.to(slow.dtype), alpha) if due else p
 
 
-def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]]) -> None:
-    for x, dim in zip(tensors, dims, strict=True):
+def _cut(x: Tensor, bound: Any) -> Tensor:
+    """A step cut to [−bound, bound]; nan stays nan."""
+    return x if _is(bound, math.inf) else x.clamp(-bound, bound)
+
+
+def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]], bound: Any = math.inf) -> None:
+    """X ← x − the mean of x cut to [−bound, bound]."""
+    bounds = bound if isinstance(bound, list) else [bound] * len(tensors)
+    for x, dim, each in zip(tensors, dims, bounds, strict=True):
         if dim:
-            x.sub_(x.mean(dim, keepdim=True))
+            x.sub_(_cut(x, each).mean(dim, keepdim=True))
 
 
 def _buckets(
     tensors: Tensors, numbers: list[Any], foreach: bool | None, traced: bool
 ) -> Iterator[tuple[Operators, list[int]]]:
     """Indices of parameters that the same calls can update, no more of them than the temporary may hold."""
+    # A compiler fuses by itself, and that of torch 2.11 fuses foreach on GPUs so that d reads m after m was written.
+    together = ONE_BY_ONE if torch.compiler.is_compiling() else FOREACH
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, (p, g) in enumerate(zip(tensors.params, tensors.grads, strict=True)):
         distributed = internals.is_distributed(p)
@@ -261,11 +282,11 @@ def _buckets(
         for i in indices:
             size = tensors.columns["m"][i].numel() * tensors.columns["m"][i].element_size()
             if bucket and size > room:
-                yield FOREACH, bucket
+                yield together, bucket
                 bucket, room = [], limit
             bucket.append(i)
             room -= size
-        yield ONE_BY_ONE if one_by_one else FOREACH, bucket
+        yield ONE_BY_ONE if one_by_one else together, bucket
 
 
 def _each(x: Any, n: int) -> Any:

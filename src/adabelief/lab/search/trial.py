@@ -2,70 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from rich.console import Console
 
 from adabelief.lab import tasks
-from adabelief.lab.analysis import recorded
-from adabelief.lab.catalogue import CATALOGUE
-from adabelief.lab.engine import session
-from adabelief.lab.engine.config import Config, plan
+from adabelief.lab.console import silent_console
+from adabelief.lab.engine import recorded, session
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.run import Observer, Run
+from adabelief.lab.search.conditions import Conditions, with_arm
 from adabelief.lab.search.search import Search, Trial
-from adabelief.lab.search.space import Arm, Space
-from adabelief.lab.task import Task
+from adabelief.lab.search.space import Space
+from adabelief.lab.task import Metric
 
 RETRY = 1.0
 """Seconds until a run is asked for again that another process is at."""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What all trials of a task have in common; the arguments are those of `engine.config.plan`."""
-
-    task: str
-    model: str | None = None
-    scale: str = "small"
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int | None = None
-    precision: str | None = None
-    accumulate: int = 1
-
-    def config(self, arm: Arm, settings: Mapping[str, Any], seed: int) -> Config:
-        """The run of an arm with some settings, of which the usual ones are no part of its name.
-
-        Raises:
-            ValueError: If the task or the optimizer refuses something.
-        """
-        usual = self.usual(arm)
-        unusual = {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
-        (found,) = plan(
-            with_arm(tasks.task(self.task), arm),
-            model=self.model,
-            scale=self.scale,
-            names=[arm.optimizer],
-            seeds=[seed],
-            changes={**unusual, **self.changes},
-            epochs=self.epochs,
-            precision=self.precision,
-            accumulate=self.accumulate,
-        )
-        return found
-
-    def usual(self, arm: Arm) -> dict[str, Any]:
-        """The arguments that the task has for an arm's optimizer; those that the space names go over them."""
-        task = tasks.task(self.task)
-        model = self.model or (task.models or ("",))[0]
-        return dict(task.settings(model).get(arm.optimizer, {}))
 
 
 @dataclass(frozen=True)
@@ -96,7 +52,7 @@ class TaskObjective:
                 cpu=self.cpu,
                 checkpoint_seconds=self.checkpoint_seconds,
                 observers=[reporting],
-                console=Console(file=io.StringIO(), force_terminal=False),
+                console=silent_console(),
             )
             if done or reporting.pruned:
                 break
@@ -104,7 +60,8 @@ class TaskObjective:
         if not done:
             raise reporting.pruned or optuna.TrialPruned
         ((_, result),) = done
-        return math.nan if result["diverged"] else last_validation(task, RunFolder(trial.folder / config.folder))
+        metric, folder = task.metric.of(config.options), RunFolder(trial.folder / config.folder)
+        return math.nan if result["diverged"] else last_validation(metric, folder)
 
 
 def search_of(
@@ -136,7 +93,7 @@ def search_of(
     """
     task = tasks.task(conditions.task)
     session.check_data(task, data)
-    experiment = ""
+    experiment, metric = "", task.metric
     for arm in space.arms:
         if not arm.optimizer:
             raise ValueError(f"space: [{arm.name}] has no optimizer, which a task needs; name one")
@@ -144,12 +101,13 @@ def search_of(
         for clash in conditions.changes.keys() & {*varied, *arm.fixed}:
             raise ValueError(f"--set {clash}: [{arm.name}] of the space has it; leave one of them away")
         settings = arm.settings(arm.values(dict.fromkeys(varied, 0.5)), conditions.usual(arm))
-        experiment = conditions.config(arm, settings, seed).experiment
+        config = conditions.config(arm, settings, seed)
+        experiment, metric = config.experiment, task.metric.of(config.options)
     return Search(
         name=name or experiment,
         space=space,
         objective=TaskObjective(conditions, data and data.absolute(), cpu, checkpoint_seconds),
-        direction="maximize" if task.metric.higher_is_better else "minimize",
+        direction="maximize" if metric.higher_is_better else "minimize",
         seed=seed,
         conditions=asdict(conditions),
         usual={arm.name: conditions.usual(arm) for arm in space.arms},
@@ -166,7 +124,7 @@ class Reporting(Observer):
 
     def after_epoch(self, run: Run) -> None:
         """Reports what an earlier worker may not have come to say, too."""
-        name = f"validation_{run.task.metric.name}"
+        name = f"validation_{run.task.metric.of(run.config.options).name}"
         for line in run.state.history[self._reported :]:
             self._reported = line["epoch"]
             try:
@@ -179,18 +137,11 @@ class Reporting(Observer):
         return self.pruned is not None
 
 
-def with_arm(task: Task, arm: Arm) -> Task:
-    """A task that has settings of an arm's optimizer: none of its own where nothing is published."""
-    if "keras" in CATALOGUE[task.name].extra:  # whose optimizers are Keras's
-        return task
-    return replace(task, settings=lambda model: {arm.optimizer: {}, **task.settings(model)})
-
-
-def last_validation(task: Task, folder: RunFolder) -> float:
+def last_validation(metric: Metric, folder: RunFolder) -> float:
     """The metric of a run on the validation set after its last epoch.
 
     Raises:
         ValueError: If the run's file is damaged.
     """
-    epochs, _ = recorded.lines(folder.metrics, task.metric.name)
-    return float(epochs[-1][f"validation_{task.metric.name}"])
+    epochs, _ = recorded.lines(folder.metrics, metric.name)
+    return float(epochs[-1][f"validation_{metric.name}"])
