@@ -93,7 +93,8 @@ def _zoom(axes: Axes, ranges: Mapping[str, Sequence[NDArray[Any]]], higher_is_be
     out = [label for label, half in halves.items() if half.max() < bottom]
     hidden = [(whole[label].min(0) < bottom) | (whole[label].max(0) > ceiling) for label in whole if label not in out]
     last = max((int(epoch) for epochs in hidden for epoch in np.flatnonzero(epochs)), default=-1)
-    parts = [join(out)] if out else []
+    names = join(out) if out else ""
+    parts = [names if len(names) < 90 else f"{len(out)} of {len(whole)}"] if out else []  # a search's names are long
     if last >= 0:
         parts.append(f"{'others' if out else 'parts'} up to epoch {last + 1}")
     return textwrap.wrap(f"off the axis: {'; '.join(parts)}", 30) if parts else []
