@@ -142,7 +142,7 @@ class Arm:
         if "floor" in given:
             found["eps"] = given["floor"]
             if optimizers.METHODS[self.optimizer].eps_inside:
-                beta2 = found.get("betas", defaults.get("betas"))[1]
+                beta2 = {**defaults, **found}["betas"][1]
                 found["eps"] = few(eps_for_floor(given["floor"], beta2))
         if "independent_decay" in given:
             found["weight_decay"] = few(given["independent_decay"] / found.get("lr", defaults.get("lr", 1.0)))
