@@ -12,9 +12,9 @@ from adabelief.lab import optimizers, tasks
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.optimizers import METHODS
 from adabelief.lab.search import defaults
+from adabelief.lab.search.conditions import Conditions
 from adabelief.lab.search.points import grid, halton, planned, random
 from adabelief.lab.search.space import COMMON, Dimension, known_names, read, space
-from adabelief.lab.search.trial import Conditions
 from adabelief.rule import denominator_floor
 
 LR = {"low": 1e-4, "high": 1e-1}

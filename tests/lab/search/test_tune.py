@@ -23,11 +23,12 @@ from adabelief.lab.analysis.runs import load
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.commands import app
 from adabelief.lab.engine.folder import RunFolder
+from adabelief.lab.search.conditions import Conditions
 from adabelief.lab.search.search import FAILED, FINISHED, PRUNED, Search
 from adabelief.lab.search.space import space
 from adabelief.lab.search.storage import JOURNAL, StoreGone
 from adabelief.lab.search.store import Store
-from adabelief.lab.search.trial import Conditions, search_of
+from adabelief.lab.search.trial import search_of
 from adabelief.lab.search.tune import conduct
 from adabelief.lab.search.work import work
 from tests.lab.running import numbers
@@ -120,7 +121,7 @@ def test_trials_behind_the_median_end_early(console):
 
 def test_a_trial_is_an_ordinary_run(console, monkeypatch):
     monkeypatch.setattr(tasks, "task", lambda name: linear())
-    monkeypatch.setattr("adabelief.lab.search.trial.CATALOGUE", {"linear": CATALOGUE["digits"]})
+    monkeypatch.setattr("adabelief.lab.search.conditions.CATALOGUE", {"linear": CATALOGUE["digits"]})
     conditions = Conditions("linear", scale="smoke", epochs=2)
     one = search_of(conditions, space(ARMS), cpu=True, trials=2, out=Path("out").absolute())
     found = conduct(one, console=console)

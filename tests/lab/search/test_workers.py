@@ -17,11 +17,12 @@ from adabelief.lab import tune
 from adabelief.lab.analysis.runs import load
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.search import workers
+from adabelief.lab.search.conditions import Conditions
 from adabelief.lab.search.search import FINISHED, Search
 from adabelief.lab.search.space import space
 from adabelief.lab.search.storage import StoreGone
 from adabelief.lab.search.store import Store
-from adabelief.lab.search.trial import Conditions, search_of
+from adabelief.lab.search.trial import search_of
 from adabelief.lab.search.tune import conduct
 from adabelief.lab.search.work import work
 from tests.lab.running import equal, numbers, weights

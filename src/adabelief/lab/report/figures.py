@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,8 @@ def curves(verdict: Verdict) -> dict[str, bytes]:
         if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
             break
         legend.remove()
+    lines = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.16 * max(0, lines - 3))  # or the legend of a search leaves no panel
     return files_of(figure)
 
 
@@ -91,7 +93,8 @@ def _zoom(axes: Axes, ranges: Mapping[str, Sequence[NDArray[Any]]], higher_is_be
     out = [label for label, half in halves.items() if half.max() < bottom]
     hidden = [(whole[label].min(0) < bottom) | (whole[label].max(0) > ceiling) for label in whole if label not in out]
     last = max((int(epoch) for epochs in hidden for epoch in np.flatnonzero(epochs)), default=-1)
-    parts = [join(out)] if out else []
+    names = join(out) if out else ""
+    parts = [names if len(names) < 90 else f"{len(out)} of {len(whole)}"] if out else []  # a search's names are long
     if last >= 0:
         parts.append(f"{'others' if out else 'parts'} up to epoch {last + 1}")
     return textwrap.wrap(f"off the axis: {'; '.join(parts)}", 30) if parts else []
@@ -107,7 +110,8 @@ def _depth(behind: Sequence[float], times: float) -> float:
 def dots(verdict: Verdict) -> dict[str, bytes]:
     """The test metric at the best validation epoch: every seed, the mean, and its standard error."""
     groups, drawn, metric = verdict.experiment.valid, looks(verdict), verdict.experiment.metric
-    figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * max(len(groups), 3)))
+    ticks, more = _ticks(groups)
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * max(len(groups), 3) + more))
     axes = figure.subplots()
     for row, (label, runs) in enumerate(groups.items()):
         values = np.array([run.test for run in runs])
@@ -141,7 +145,7 @@ def dots(verdict: Verdict) -> dict[str, bytes]:
             if behind[label] > depth:
                 note = f"off the axis: {', '.join(f'{run.test:.2f}' for run in runs)}"
                 axes.text(0.02, row, note, transform=axes.get_yaxis_transform(), fontsize=6.5, va="center", color=INK)
-    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_yticks(range(len(groups)), ticks)
     axes.invert_yaxis()
     unit = f", {metric.unit}" if metric.unit else ""
     label_axes(axes, None, f"test {metric.called} at the best validation epoch{unit}", None)
@@ -153,6 +157,12 @@ def dots(verdict: Verdict) -> dict[str, bytes]:
         handles.append(Line2D([], [], marker="|", color=QUIET, linewidth=0.8, label=said))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return files_of(figure)
+
+
+def _ticks(groups: Iterable[str]) -> tuple[list[str], float]:
+    """The names of rows, in lines that leave room for the axes, and the inches that the further lines take."""
+    wrapped = [textwrap.wrap(label, 42) for label in groups]
+    return ["\n".join(lines) for lines in wrapped], 0.13 * sum(len(lines) - 1 for lines in wrapped)
 
 
 def whiskers(verdict: Verdict) -> str:
@@ -171,7 +181,8 @@ def whiskers(verdict: Verdict) -> str:
 def times(verdict: Verdict) -> dict[str, bytes]:
     """The time of `step()` and of a whole training step: medians over the steps and the seeds."""
     groups, drawn = verdict.experiment.valid, looks(verdict)
-    figure = Figure(figsize=(WIDTH, 0.6 + 0.21 * max(len(groups), 3)))
+    ticks, more = _ticks(groups)
+    figure = Figure(figsize=(WIDTH, 0.6 + 0.21 * max(len(groups), 3) + more))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, title in zip(
         panels,
@@ -184,7 +195,7 @@ def times(verdict: Verdict) -> dict[str, bytes]:
         labels = [f"{value:.2f}" if math.isfinite(value) else "not measured" for value in values]
         axes.bar_label(bars, labels, padding=2, fontsize=7)
         axes.set_xlim(0, 1.13 * max(filter(math.isfinite, values), default=1.0))
-        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set_yticks(range(len(groups)), ticks)
         axes.tick_params(axis="y", length=0)
         label_axes(axes, title, None, None)
         axes.grid(visible=False, axis="y")

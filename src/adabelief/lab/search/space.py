@@ -37,9 +37,6 @@ Tables = Mapping[str, Mapping[str, Any]]
 BETAS = ("beta1", "beta2")
 COMMON = "common"
 
-EPS_IN_MEAN_SQUARE = ("AdaBelief", "AdaBeliefW", "RangerAdaBelief", "EAdam", "EAdamW")
-"""Optimizers that keep eps inside the root; the others add it to the root."""
-
 EPS_ELSEWHERE = ("Muon",)
 """Whose eps is no floor of a denominator."""
 
@@ -143,9 +140,10 @@ class Arm:
             usually = found.get("betas", defaults["betas"])
             found["betas"] = tuple(given.get(name, beta) for name, beta in zip(BETAS, usually, strict=True))
         if "floor" in given:
-            inside = self.optimizer in EPS_IN_MEAN_SQUARE
-            beta2 = found.get("betas", defaults.get("betas", (0.0, 0.0)))[1]
-            found["eps"] = few(eps_for_floor(given["floor"], beta2)) if inside else given["floor"]
+            found["eps"] = given["floor"]
+            if optimizers.METHODS[self.optimizer].eps_inside:
+                beta2 = {**defaults, **found}["betas"][1]
+                found["eps"] = few(eps_for_floor(given["floor"], beta2))
         if "independent_decay" in given:
             found["weight_decay"] = few(given["independent_decay"] / found.get("lr", defaults.get("lr", 1.0)))
         return found

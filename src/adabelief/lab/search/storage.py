@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -118,9 +118,18 @@ def _proxy(storage: str) -> BaseStorage:
         raise ValueError(f"storage={storage!r}: give host and port, as in grpc://HOST:13000")
     if not find_spec("grpc"):
         raise ValueError(f"storage={storage!r} needs grpc: pip install grpcio protobuf")
-    found = optuna.storages.GrpcStorageProxy(host=host, port=port)
+    found = GrpcStorageProxy(host=host, port=port)
     found.wait_server_ready(timeout=10)
     return found
+
+
+def disconnect(storage: BaseStorage) -> None:
+    """Closes what a storage keeps open."""
+    storage.remove_session()
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
+    elif isinstance(storage, GrpcStorageProxy):
+        storage.close()
 
 
 @contextmanager

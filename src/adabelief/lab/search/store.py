@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from adabelief.lab.search import points
 from adabelief.lab.search.search import DIVERGED, FAILED, FINISHED, PRUNED, RUNNING, WAITING, Outcome, Search
 from adabelief.lab.search.space import Arm, Dimension
-from adabelief.lab.search.storage import answering, connect, difference, shown, unwarned
+from adabelief.lab.search.storage import answering, connect, difference, disconnect, shown, unwarned
 
 DEATHS = 3
 """So many workers may die of a trial; then it has failed."""
@@ -62,6 +62,10 @@ class Store:
             arm.name: points.planned(search.space, arm, search.sampler, search.trials, search.seed)
             for arm in search.space.arms
         }
+
+    def close(self) -> None:
+        """Closes what it keeps open."""
+        disconnect(self.storage)
 
     def replenish(self) -> None:
         """Gives every slot a trial that has none: at the start all, later those whose worker died."""
@@ -270,7 +274,7 @@ def _outcome(arm: Arm, trial: FrozenTrial) -> Outcome:
         state=state,
         value=trial.value if state in (FINISHED, PRUNED) else None,
         values=noted.get("values", {}),
-        settings=noted.get("settings", {}),
+        settings={name: tuple(x) if isinstance(x, list) else x for name, x in noted.get("settings", {}).items()},
         reason=noted.get("failed", ""),
         folder=noted.get("folder", ""),
         seconds=(end - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,11 @@ def tune(
 
     Example:
         >>> from tempfile import TemporaryDirectory
+        >>> from rich.console import Console
         >>> arms = {"AdamW": {"lr": {"low": 1e-4, "high": 1.0}}, "AdaBelief": {"lr": {"low": 1e-4, "high": 1.0}}}
+        >>> options = {"trials": 4, "console": Console(quiet=True)}
         >>> with TemporaryDirectory() as out:
-        ...     found = tune(lambda trial: abs(trial.settings["lr"] - 0.01), arms, trials=4, out=out, console=quiet)
+        ...     found = tune(lambda trial: abs(trial.settings["lr"] - 0.01), arms, out=out, **options)
         >>> len(found["AdaBelief"]), found["AdaBelief"][0].settings == found["AdamW"][0].settings
         (4, True)
     """
@@ -96,14 +99,14 @@ def conduct(
     engine = one_of("engine", engine, ENGINES)
     console = console or plain_console()
     search.out.mkdir(parents=True, exist_ok=True)
-    watching = watch.Watch(search, console)
-    try:
-        with watching.shown():
-            workers.run(search, count, engine=engine, tick=watching.tick)
-    finally:
-        outcomes = watching.outcomes()
-        watch.write(search, outcomes)
-    watching.tick()
+    with closing(watch.Watch(search, console)) as watching:
+        try:
+            with watching.shown():
+                workers.run(search, count, engine=engine, tick=watching.tick)
+        finally:
+            outcomes = watching.outcomes()
+            watch.write(search, outcomes)
+        watching.tick()
     console.print(watch.table(outcomes, search.direction, f"{search.name}: the best of each arm"))
     for message in watch.messages(outcomes):
         console.print(message, soft_wrap=True)

@@ -45,6 +45,10 @@ class Watch:
         self._told = {(one.arm, one.slot) for one in self._outcomes if one.state in OVER}
         self._start, self._before = time.monotonic(), len(self._told)
 
+    def close(self) -> None:
+        """Closes its store."""
+        self._store.close()
+
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Keeps the table on the console, where it is a terminal."""

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -50,20 +50,18 @@ def work(search: Search, *, after: Callable[[], None] = lambda: None, parent: Al
         ValueError: If the store has another search of this name.
         OSError: If the store does not answer, data cannot be read or a file cannot be written. The trial is put back.
     """
-    store = Store(search)
-    store.replenish()
-    while True:
-        claimed = store.claim()
-        if claimed:
-            _run(store, *claimed, parent)
-            after()
-        elif store.running():
-            if parent is not None and not parent.is_alive():
+    with closing(Store(search)) as store:
+        store.replenish()
+        while True:
+            claimed = store.claim()
+            if claimed:
+                _run(store, *claimed, parent)
+                after()
+            elif not store.running() or (parent is not None and not parent.is_alive()):
                 return
-            store.bury()
-            time.sleep(POLL)
-        else:
-            return
+            else:
+                store.bury()
+                time.sleep(POLL)
 
 
 def _run(store: Store, arm: Arm, trial: optuna.Trial, parent: Alive | None) -> None:
