@@ -49,7 +49,7 @@ def test_each_array_may_have_its_own_step_number(kernel, dtype, offset):
 )
 def test_rows_are_centralized(kernel, dtype, weight_decay, gc_loc):
     """Short, odd and long rows, those that end within a chunk and those that fill several; beside an array of none."""
-    shapes = [(5,), (350, 3), (3, 1), (16, 64), (3, 1025), (2, 250, 9), (1, 2056)]
+    shapes = [(5,), (60, 35), (9, 3), (3, 1), (16, 64), (3, 1025), (2, 250, 9), (1, 2056)]
     Arrays(kernel, shapes, dtype, use_gc=True, gc_loc=gc_loc, weight_decay=weight_decay, grad_scale=2.0).steps(2)
 
 
