@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
+from adabelief import AdaBelief, AdaBeliefW, Probe, RangerAdaBelief
 from adabelief.torch import proof
 from tests.oracle import Oracle, array, set_gradients
 from tests.torch.test_gpu import CASES, parameters
@@ -190,6 +190,45 @@ def test_mixed_precision_with_a_scaler(dtype, capturable):
     assert all(float(entry["step"]) == 5 for entry in optimizer.state.values())
     for p, q in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=5e-4)  # a last place of float32 may tip one of half precision
+
+
+@on_gpu
+@pytest.mark.parametrize("choice", ["fused", "foreach"])
+def test_steps_of_infinite_gradients_are_left_out_on_the_device(choice):
+    """By a captured graph too, and the host waits for nothing."""
+    params = parameters()
+    optimizer = AdaBelief(params, lr=tensor_lr(), capturable=True, skip_nonfinite=True, **{choice: True})
+    set_gradients(params, 0)
+    oracle, graphs = Oracle(optimizer), []
+    oracle.step(lambda: graphs.append(captured(optimizer.step)))
+    for seed, step in enumerate((optimizer.step, graphs[0].replay), 1):
+        new_gradients(params, seed)
+        params[1].grad[3] = float("inf")
+        before = [p.detach().clone() for p in params]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+        assert int(optimizer.skipped) == seed
+        new_gradients(params, 10 + seed)
+        oracle.step(step)
+
+
+@on_gpu
+@pytest.mark.parametrize("choice", ["fused", "foreach"])
+def test_a_probe_sees_what_it_sees_on_a_cpu(choice):
+    verdicts = []
+    for device in ("cuda", "cpu"):
+        weight = torch.nn.Parameter(torch.ones(300, device=device))
+        optimizer = AdaBelief([weight], lr=1e-3, eps=1e-8, **{choice: True})
+        with Probe(optimizer, every=4) as probe:
+            for seed in range(8):
+                weight.grad = 1e-4 * torch.randn(300, generator=torch.Generator().manual_seed(seed)).to(device)
+                optimizer.step()
+        verdicts.append((probe.verdict, probe.report()["all"]["ruled_by_eps"]))
+    assert verdicts[0] == verdicts[1]
 
 
 @on_gpu

@@ -19,7 +19,7 @@ pytestmark = [
 CASES = {
     "AdaBelief": (AdaBelief, {"weight_decay": 0.1}),
     "maximize-amsgrad": (AdaBelief, {"amsgrad": True, "maximize": True}),
-    "AdaBeliefW": (AdaBeliefW, {"rectify": True}),
+    "AdaBeliefW": (AdaBeliefW, {"rectify": True, "max_update": 0.5}),
     "Ranger": (RangerAdaBelief, {"weight_decay": 0.1, "k": 3}),
     "Ranger-coupled": (RangerAdaBelief, {"weight_decay": 0.1, "weight_decouple": False, "k": 2}),
 }
