@@ -15,7 +15,7 @@ from adabelief.kernels.layout import AMSGRAD, ARRAYS, CENTRALIZED_STEPS, LOOKAHE
 from adabelief.options import centralized_dims
 from adabelief.torch import internals, proof
 from adabelief.torch.state import state_dtype
-from adabelief.torch.update import Options, Recipe, Scalars, Tensors
+from adabelief.torch.update import Options, Recipe, Scalars, Tensors, count
 
 DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128}
 
@@ -84,9 +84,7 @@ class OnGpu:
 
 def device_scalars(steps: list[Tensor], recipe: Recipe, device: torch.device) -> Tensor:
     """Counts one step for each array, and the scalars that it takes: a row each, in float64, on a device."""
-    counted = 1.0 - recipe.skip  # a skipped step is not counted, which only the device knows
-    # A single tensor would be read by the host; each number's own is not.
-    torch._foreach_add_(steps, [counted.view(())] * len(steps) if isinstance(counted, Tensor) else counted)
+    count(steps, recipe.skip)
     t = torch.stack(steps).to(device, torch.float64)
     rows = t.new_empty(len(steps), len(Scalars._fields))
     for column, scalar in zip(rows.unbind(1), recipe.scalars(t, torch), strict=True):

@@ -136,7 +136,7 @@ def update(
         return
     # A step number that is no plain tensor (a fake one, which estimates memory) has no value to be read.
     traced = traced or any(type(step) is not Tensor for step in tensors.steps)
-    torch._foreach_add_(tensors.steps, 1.0 if skip is None else 1.0 - skip)  # a skipped step is not counted
+    count(tensors.steps, 0.0 if skip is None else skip)
     numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
     dims = [centralized_dims(p.ndim, options.gc_min_dim) for p in tensors.params]
     if recorded:
@@ -159,6 +159,15 @@ def update(
         if skip is not None:
             for x, before in zip(written, kept, strict=True):
                 x.copy_(torch.where(skip.to(x.device) == 0, x, before))
+
+
+def count(steps: list[Tensor], skip: Any) -> None:
+    """Counts one more step, but for one that is skipped: which only the device may know, and the host does not ask."""
+    if isinstance(skip, Tensor):  # one tensor for all would be read by the host, one for each is not
+        due = (1.0 - skip).view(())
+        torch._foreach_add_(steps, [due.to(step) for step in steps])
+    else:
+        torch._foreach_add_(steps, 1.0 - skip)
 
 
 def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int, ...]) -> None:
