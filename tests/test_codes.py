@@ -1,4 +1,4 @@
-"""The codes of 8 and 16 bits in NumPy, and in torch by the same lines: ranges, rounding, and what they do to an update."""
+"""The codes of 8 and 16 bits in NumPy, and in torch by the same lines: ranges, rounding, what becomes of updates."""
 
 from __future__ import annotations
 

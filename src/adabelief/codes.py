@@ -1,21 +1,21 @@
 """Codes of 8 and 16 bits for the state of a step, for any array library; in NumPy, the reference of every kernel.
 
-Eight bits: a row is cut into blocks of at most BLOCK neighbours, and each block has one byte, the biased exponent E of its
-largest number. A code counts from 16 octaves below the end of the largest one's on:
+Eight bits: a row is cut into blocks of at most BLOCK neighbours, and each block has one byte beside its codes, the
+exponent of its largest number as float32 has it. Codes count 16 octaves, of which the largest number is in the last:
 
-    s        eeee mmmm      2^(e − 15) · (1 + m/16) in units of the largest one's octave; code 0 is 0, and nothing else is
-    m        seee emmm      sign, 2^(e − 15) · (1 + m/8); what is below that range is 0
+    s    eeee mmmm    2^(e − 15) · (1 + m/16) times the last octave's beginning; code 0 is 0, and nothing else is
+    m    seee emmm    2^(e − 15) · (1 + m/8) likewise, with a sign; what is below that range is 0
 
-What is below the range of s becomes its smallest number: a shorter step, never one that divides by 0. Where a block holds
-inf or nan, all of it is read as nan. Sixteen bits: a float32 without its lower half (bf16).
+What is below the range of s becomes its smallest number: a shorter step, never one that divides by 0. Where a block
+holds inf or nan, all of it is read as nan. Sixteen bits: a float32 without its lower half (bf16).
 
 Codes are rounded by an additive dither: to the bits that are cut off, the top bits of r(i, t) = i·A + (t + phase)·B are
-added first, in 32-bit integers that wrap around, with i the element's index in the whole tensor and t the step. A and B
-near golden-ratio fractions of 2^32 make it quasi-random in both: the errors of successive steps and of neighbours cancel,
-where those of random numbers add up, and those of rounding to nearest keep s from decaying.
+added first, in 32-bit integers that wrap around, with i the element's index in the whole tensor and t the step. With A
+and B near golden-ratio fractions of 2^32 it is quasi-random in both: the errors of successive steps and of neighbours
+cancel, where those of random numbers add up, and those of rounding to nearest would keep s from decaying.
 
-Arrays here have the shape (rows, elements of a row). No float is computed with, so that no thread that flushes
-subnormals has other codes.
+Arrays here have the shape (rows, elements of a row). All is done in integers, so that a thread that flushes subnormals
+has the same codes.
 """
 
 from __future__ import annotations
