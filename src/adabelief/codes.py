@@ -7,7 +7,7 @@ exponent of its largest number as float32 has it. Codes count 16 octaves, of whi
     m    seee emmm    2^(e − 15) · (1 + m/8) likewise, with a sign; what is below that range is 0
 
 What is below the range of s becomes its smallest number: a shorter step, never one that divides by 0. Where a block
-holds inf or nan, all of it is read as nan. Sixteen bits: a float32 without its lower half (bf16).
+holds inf or nan, all of it is read as nan, and all its codes are 255. Sixteen bits: a float32 without its lower half (bf16).
 
 Codes are rounded by an additive dither: to the bits that are cut off, the top bits of r(i, t) = i·A + (t + phase)·B are
 added first, in 32-bit integers that wrap around, with i the element's index in the whole tensor and t the step. With A
@@ -48,7 +48,7 @@ CODES = {"m": Code(3, False, 77_777), "s": Code(4, True, 0), "s_max": Code(4, Tr
 """By the columns' names in `kernels.layout`."""
 
 
-def dither(column: str, rows: int, length: int, first: int, t: Any, xp: Any = np) -> Any:
+def dither(column: str, rows: int, length: int, first: int, t: Any, xp: Any = np, **where: Any) -> Any:
     """r(i, t) for `rows` rows of `length` elements, int32.
 
     Args:
@@ -58,14 +58,15 @@ def dither(column: str, rows: int, length: int, first: int, t: Any, xp: Any = np
         first: The first element's index in the whole tensor.
         t: Step number; a number, or an array of `xp` without dimensions.
         xp: Where arrays come from: `numpy` by default, or `torch`.
+        **where: What `xp.arange` takes beside it: a device.
     """
     phase = CODES[column].phase
     if isinstance(t, (int, float)):
         start: Any = _wrapped((int(t) + phase) * DITHER_B + first * DITHER_A)
     else:
         start = (xp.asarray(t, dtype=xp.int32) + phase) * _wrapped(DITHER_B) + _wrapped(first * DITHER_A)
-    across = xp.arange(length, dtype=xp.int32) * _wrapped(DITHER_A)
-    down = xp.arange(rows, dtype=xp.int32) * _wrapped(length * DITHER_A)
+    across = xp.arange(length, dtype=xp.int32, **where) * _wrapped(DITHER_A)
+    down = xp.arange(rows, dtype=xp.int32, **where) * _wrapped(length * DITHER_A)
     return down[:, None] + (across + start)
 
 
@@ -87,12 +88,13 @@ def encode8(x: Any, column: str, r: Any, xp: Any = np) -> tuple[Any, Any]:
     magnitude = bits & 0x7FFFFFFF
     exponents = xp.amax(_blocks(magnitude, xp), -1) >> 23
     bottom = _spread(_bottom(exponents, xp), x.shape[1], xp) << code.mantissa
+    finite = _spread(exponents, x.shape[1], xp) < NOT_FINITE
     rounded = ((magnitude + _top(r, cut)) >> cut) - bottom
     if code.positive:
         codes = xp.where(magnitude > 0, xp.clip(rounded, 1, 255), 0)
     else:
         codes = xp.clip(rounded, 0, 127) | ((bits >> 24) & 0x80)
-    return xp.asarray(codes, dtype=xp.uint8), xp.asarray(exponents, dtype=xp.uint8)
+    return xp.asarray(xp.where(finite, codes, 255), dtype=xp.uint8), xp.asarray(exponents, dtype=xp.uint8)
 
 
 def decode8(codes: Any, exponents: Any, column: str, xp: Any = np) -> Any:

@@ -53,7 +53,7 @@ INLINE void encode8(const float *restrict x, uint8_t *restrict codes, uint8_t *e
         for (int k = 0; k < n; k++, r += DITHER_A) {
             /* sign and 11 bits fit into lanes of 16 */
             int16_t rounded = (int16_t)((int32_t)(to_bits(x[k]) + (r >> (32 - cut))) >> cut);
-            int16_t code = (int16_t)((rounded & 0x7ff) - bottom);
+            int16_t code = (int16_t)((rounded & ((256 << mantissa) - 1)) - bottom);
             code = code < 127 ? code : 127;
             code = code > 0 ? code : 0;
             codes[k] = (uint8_t)(code | (rounded >> 8 & 0x80));

@@ -12,7 +12,10 @@ STATE = ("m", "s", "s_max", "slow")
 EXPONENTS = {"m": "m_exponents", "s": "s_exponents", "s_max": "s_max_exponents"}
 """The arrays that a column has beside it where it is in codes of 8 bits (see adabelief/codes.py)."""
 
-ARRAYS = ("p", "g", *STATE, *EXPONENTS.values())
+KEPT = (*STATE, *EXPONENTS.values())
+"""All arrays that are kept from step to step."""
+
+ARRAYS = ("p", "g", *KEPT)
 """All arrays of a tensor, by address; 0 where one is not used."""
 
 COLUMNS = (*ARRAYS, "elements", "rows", "row_length", "first")

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from adabelief import rule
 from adabelief.options import BETA, RATE, check, never_adaptive, never_adaptive_text, pair
-from adabelief.torch import internals, launch, state
+from adabelief.torch import internals, launch, state, storage
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
 from adabelief.torch.plan import Plan, Share
@@ -23,6 +23,7 @@ from adabelief.torch.update import Options, Recipe, Tensors, update
 Group = dict[str, Any]
 
 CHOOSING = ("foreach", "fused", "capturable", "differentiable", "amsgrad", "use_gc", "gc_conv_only", "gc_loc")
+CHOOSING += ("state_bits",)
 """Options that decide what a plan is; the others are read at every step."""
 
 RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd")
@@ -181,7 +182,7 @@ class Base(Optimizer):
         """The tensors of a group's parameters that have a gradient, their state begun where it is missing."""
         tensors = Tensors.empty()
         self._init_group(group, tensors.params, tensors.grads, tensors.steps, *tensors.columns.values())
-        return tensors
+        return tensors.pick(list(range(len(tensors.params))))  # without the lists of what none of them has
 
     def _init_group(
         self, group: Group, params: list[Tensor], grads: list[Tensor], steps: list[Tensor], *columns: list[Tensor]
@@ -203,6 +204,7 @@ class Base(Optimizer):
                 amsgrad=group["amsgrad"],
                 lookahead="k" in group,
                 capturable=group["capturable"],
+                state_bits=group["state_bits"],
             )
             if group["differentiable"]:
                 entry.update({name: x.clone() for name, x in entry.items() if name != state.STEP})
@@ -210,8 +212,7 @@ class Base(Optimizer):
             grads.append(g)
             steps.append(entry[state.STEP])
             for (column, name), xs in zip(state.COLUMNS.items(), columns, strict=True):
-                if name in entry and (column != "s_max" or group["amsgrad"]):
-                    xs.append(entry[name])
+                xs.append(entry.get(name) if group["amsgrad"] or not column.startswith("s_max") else None)
 
     def _recipe(self, group: Group) -> Recipe:
         """What the scalars of a group's step follow from, in the form that it needs: numbers, or tensors if traced."""
@@ -252,6 +253,11 @@ class Base(Optimizer):
         pair("betas", group["betas"], *BETA, passes=_is_beta)
         for name in ("eps", "weight_decay"):
             check(name, group[name], *RATE)
+        if storage.pair(group["state_bits"]) != (32, 32) and group["differentiable"]:
+            raise ValueError(
+                f"state_bits={group['state_bits']!r} and differentiable=True exclude each other, since autograd cannot "
+                "follow a rounding; use state_bits=32"
+            )
         if group["fused"]:
             others = [name for name in ("foreach", "differentiable") if group[name]]
             if others:
@@ -294,6 +300,9 @@ class Base(Optimizer):
             lines += [f"    {name}: {value}" for name, value in sorted(group.items()) if name != "params"]
             floor = rule.denominator_floor(group["eps"], float(group["betas"][1]))
             lines.append(f"    denominator floor: {floor:.2g} = sqrt(eps / (1 - beta2)) + eps")
+            if storage.pair(group["state_bits"]) != (32, 32):
+                whole = sum(not storage.codable(p) for p in group["params"])
+                lines.append(f"    state in float32: that of {whole} of {len(group['params'])} tensors, small ones")
         return "\n".join([*lines, ")"])
 
 

@@ -86,6 +86,27 @@ def part(tensor: Any) -> Tensor:
     return tensor.to_local() if local is None else local
 
 
+def placements(tensor: Any) -> Any:
+    """How a distributed tensor is spread over the dimensions of its mesh."""
+    return tensor.placements
+
+
+def distributed_as(tensor: Any, local: Tensor, shape: Any) -> Tensor:
+    """A distributed tensor of a shape, of which this process has a part, that lies as another one does."""
+    stride = torch.empty(shape, device="meta").stride()
+    made: Tensor = type(tensor).from_local(
+        local, tensor.device_mesh, tensor.placements, run_check=False, shape=torch.Size(shape), stride=stride
+    )
+    return made
+
+
+def start_of(tensor: Any) -> int:
+    """The index of the first element of this process's part, of a tensor that is sharded by its rows, in the whole."""
+    offset = _named("torch.distributed.tensor._utils", "compute_local_shape_and_global_offset", None)
+    _, begins = offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return int(begins[0]) * (tensor.numel() // max(1, tensor.shape[0])) if tensor.ndim else 0
+
+
 def in_process_group() -> bool:
     """Whether this process trains together with others (or alone in a group of its own)."""
     distributed = torch.distributed

@@ -97,6 +97,7 @@ class AdaBelief(Base):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_bits: int | tuple[int, int] = 32,
     ) -> None:
         super().__init__(
             params,
@@ -115,6 +116,7 @@ class AdaBelief(Base):
                 capturable=capturable,
                 differentiable=differentiable,
                 fused=fused,
+                state_bits=state_bits,
             ),
         )
 
@@ -154,6 +156,7 @@ class AdaBeliefW(AdaBelief):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_bits: int | tuple[int, int] = 32,
     ) -> None:
         super().__init__(
             params,
@@ -171,6 +174,7 @@ class AdaBeliefW(AdaBelief):
             capturable=capturable,
             differentiable=differentiable,
             fused=fused,
+            state_bits=state_bits,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -94,6 +94,7 @@ class RangerAdaBelief(Base):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_bits: int | tuple[int, int] = 32,
     ) -> None:
         super().__init__(
             params,
@@ -118,6 +119,7 @@ class RangerAdaBelief(Base):
                 capturable=capturable,
                 differentiable=differentiable,
                 fused=fused,
+                state_bits=state_bits,
             ),
         )
 

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from adabelief.kernels.layout import EXPONENTS
+from adabelief.torch import storage
 from adabelief.torch.migrate import migrated
 
 State = dict[str, Any]
 
 COLUMNS = {"m": "exp_avg", "s": "exp_avg_var", "s_max": "max_exp_avg_var", "slow": "slow_buffer"}
-"""What a state_dict calls the columns of `kernels.layout.STATE`; the only such map."""
+COLUMNS |= {name: f"{COLUMNS[column]}_exponents" for column, name in EXPONENTS.items()}
+"""What a state_dict calls the arrays of `kernels.layout.KEPT`; the only such map."""
 
 STEP = "step"
 """The step number: float32, a tensor without dimensions."""
@@ -28,11 +31,13 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, torch.float32)
 
 
-def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable: bool) -> State:
+def begin(
+    state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable: bool, state_bits: Any = 32
+) -> State:
     """Fills in what is missing of p's state: zeros, and for Lookahead's slow weights p itself.
 
-    What is there follows p to another type, and the step number to where it is read: a framework that moves a whole
-    state to a device and back moves it too.
+    What is there follows p to another type and `state_bits` to other codes, and the step number to where it is read: a
+    framework that moves a whole state to a device and back moves it too.
     """
     place = p.device if capturable else torch.device("cpu")
     step = state.get(STEP)
@@ -40,17 +45,14 @@ def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable
         state[STEP] = torch.zeros((), dtype=torch.float32, device=place)
     elif step.dtype != torch.float32 or step.device.type != place.type:
         state[STEP] = step.to(place, torch.float32)
-    dtype = state_dtype(p)
-    for column, name in COLUMNS.items():
-        if (column == "s_max" and not amsgrad) or (column == "slow" and not lookahead):
-            continue
-        x = state.get(name)
-        if x is None and column == "slow":
-            state[name] = p.to(dtype, memory_format=torch.preserve_format, copy=True)
-        elif x is None:
-            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        elif x.dtype != dtype:
-            state[name] = x.to(dtype)
+    for column in EXPONENTS:
+        if column != "s_max" or amsgrad:
+            storage.stored_as(state, p, column, COLUMNS, storage.bits_of(p, column, state_bits))
+    slow, dtype = state.get(COLUMNS["slow"]), state_dtype(p)
+    if lookahead and slow is None:
+        state[COLUMNS["slow"]] = p.to(dtype, memory_format=torch.preserve_format, copy=True)
+    elif slow is not None and slow.dtype != dtype:
+        state[COLUMNS["slow"]] = slow.to(dtype)
     return state
 
 
@@ -73,6 +75,7 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
+        _check_codes(loaded, optimizer)
         return loaded
 
     def restore(optimizer: Optimizer) -> None:
@@ -83,7 +86,15 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
                 if name == STEP:
                     optimizer.state[p][name] = optimizer.state[p][name].clone()  # torch shares it
                 elif isinstance(value, Tensor):
-                    optimizer.state[p][name] = value.to(p.device, state_dtype(p), copy=True)
+                    coded = value.dtype in storage.DTYPES.values()
+                    dtype = value.dtype if coded else state_dtype(p)
+                    optimizer.state[p][name] = value.to(p.device, dtype, copy=True)
+        for group in optimizer.param_groups:  # the options are the group's own, whatever the checkpoint's were
+            for p in group["params"]:
+                for column in EXPONENTS:
+                    if COLUMNS[column] in optimizer.state.get(p, {}):
+                        bits = storage.bits_of(p, column, group["state_bits"])
+                        storage.stored_as(optimizer.state[p], p, column, COLUMNS, bits)
 
     hooks = (
         optimizer.register_load_state_dict_pre_hook(translate),
@@ -94,3 +105,29 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
+    """Raises ValueError for the first codes whose exponents are not theirs."""
+    saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, p in zip(saved_ids, params, strict=False):  # torch says where there are more or fewer
+        entry = state_dict["state"].get(i, {})
+        for column, its in EXPONENTS.items():
+            x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
+            if not isinstance(x, Tensor) or (x.dtype != torch.uint8 and exponents is None):
+                continue
+            shape = storage.exponents_shape(p)
+            if x.dtype != torch.uint8 or x.shape != p.shape:
+                raise ValueError(
+                    f"state_dict: {COLUMNS[column]} of parameter {i} must be codes of shape {tuple(p.shape)} in uint8, "
+                    f"got {tuple(x.shape)} in {x.dtype}; load a checkpoint of this model"
+                )
+            if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
+                found = (
+                    f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
+                )
+                raise ValueError(
+                    f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes of "
+                    f"{COLUMNS[column]}, got {found}; load a checkpoint that is whole"
+                )
