@@ -28,7 +28,7 @@ import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.kernels import cpu
-from adabelief.kernels.layout import SCALARS
+from adabelief.kernels.layout import SCALARS, row
 
 Shapes = list[tuple[int, ...]]
 
@@ -120,7 +120,7 @@ def traffic(params: list[torch.nn.Parameter]) -> Step:
     """Moves what a step in float32 has to on a CPU, by the kernel's own loop."""
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
     rows = [
-        [p.data_ptr(), p.grad.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, p.numel(), 0]
+        row(p=p.data_ptr(), g=p.grad.data_ptr(), m=m.data_ptr(), s=s.data_ptr(), elements=p.numel())
         for p, (m, s) in zip(params, moments, strict=True)
         if p.grad is not None
     ]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adabelief.kernels import gpu
-from adabelief.kernels.layout import SCALARS
+from adabelief.kernels.layout import SCALARS, STATE, row
 from tests.kernels.arrays import DTYPES, NEEDED
 
 triton = pytest.importorskip(*NEEDED)
@@ -119,7 +119,11 @@ def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
     monkeypatch.setattr(jit.JITFunction, "run", warm_up)
     scalars = torch.zeros(40, len(SCALARS), dtype=torch.float64)
     for n in (1, 2, 16, 31):
-        table = gpu.Table([[64 * n + 1] * 6 + [5000 * n, n]] * n, "float32", torch.device("cpu"))
+        table = gpu.Table(
+            [row(**dict.fromkeys(("p", "g", *STATE), 64 * n + 1), elements=5000 * n, rows=n)] * n,
+            "float32",
+            torch.device("cpu"),
+        )
         table.update(0, scalars[:1])
         table.update(0, scalars[1:2])
         table.update(0, scalars[3 : 3 + n])

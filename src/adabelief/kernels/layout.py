@@ -23,6 +23,12 @@ COLUMNS = (*ARRAYS, "elements", "rows", "row_length", "first")
 the state is in codes, how many elements a row has, which blocks do not cross, and the first one's index in the whole
 tensor, of which the array is a part."""
 
+
+def row(**columns: int) -> list[int]:
+    """A row by the names of its columns; what is not named is 0."""
+    return [columns.get(name, 0) for name in COLUMNS]
+
+
 PLACES = ("p", *STATE, "elements", "first_chunk", "first_mean", "row_length", "chunks", "rows")
 """A row of the GPU's table, which has addresses that seldom move apart from the gradients': then how many elements, how
 many chunks and means of rows the arrays before it have, the elements of one of its rows (0: none is centralized), and

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from adabelief.kernels import cpu
-from adabelief.kernels.layout import AMSGRAD, ARRAYS, CENTRALIZED_STEPS, EXPONENTS, LOOKAHEAD
+from adabelief.kernels.layout import AMSGRAD, CENTRALIZED_STEPS, EXPONENTS, LOOKAHEAD, row
 from adabelief.options import centralized_dims
 from adabelief.torch import internals, proof, storage
 from adabelief.torch.state import state_dtype
@@ -182,9 +182,13 @@ def _row(tensors: Tensors, i: int, options: Options) -> list[int]:
     """The columns of a kernel's table."""
     arrays, p = tensors.at(i), tensors.params[i]
     rows = p.shape[0] if p.numel() and centralized_dims(p.ndim, options.gc_min_dim) else 0
-    addresses = [arrays[name].data_ptr() if name in arrays else 0 for name in ARRAYS]
-    start = tensors.starts[i] if tensors.starts else 0
-    return [*addresses, p.numel() * (2 if p.is_complex() else 1), rows, storage.row_length(p), start]
+    return row(
+        **{name: x.data_ptr() for name, x in arrays.items()},
+        elements=p.numel() * (2 if p.is_complex() else 1),
+        rows=rows,
+        row_length=storage.row_length(p),
+        first=tensors.starts[i] if tensors.starts else 0,
+    )
 
 
 def _type_name(p: Tensor) -> str:

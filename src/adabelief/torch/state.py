@@ -31,9 +31,7 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, torch.float32)
 
 
-def begin(
-    state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable: bool, state_bits: Any = 32
-) -> State:
+def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable: bool, state_bits: Any = 32) -> State:
     """Fills in what is missing of p's state: zeros, and for Lookahead's slow weights p itself.
 
     What is there follows p to another type and `state_bits` to other codes, and the step number to where it is read: a
@@ -124,9 +122,7 @@ def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
                     f"got {tuple(x.shape)} in {x.dtype}; load a checkpoint of this model"
                 )
             if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
-                found = (
-                    f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
-                )
+                found = f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
                 raise ValueError(
                     f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes of "
                     f"{COLUMNS[column]}, got {found}; load a checkpoint that is whole"
