@@ -231,9 +231,11 @@ def gpt(interpret: bool) -> Iterator[Row]:
         torch.manual_seed(0)
         model = GPT(vocabulary=256, context=context, width=width, layers=layers).to(where)
         optimizer = AdaBeliefW(model.parameters(), lr=1e-3, **options)
-        on_it = [batch.to(where) for batch in batches]
+        on_it, first = [batch.to(where) for batch in batches], length // 10 + 1
+        found = losses(model, optimizer, on_it[:first])  # which compiles what has to be compiled
         start = time.perf_counter()
-        return losses(model, optimizer, on_it), (time.perf_counter() - start) / length
+        found += losses(model, optimizer, on_it[first:])
+        return found, (time.perf_counter() - start) / (length - first)
 
     expected, seconds = trained("cpu", foreach=True)
     yield {"table": "gpt", "training": "CPU, foreach", "first": expected[0], "last": expected[-1], "ms": seconds * 1e3}

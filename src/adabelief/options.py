@@ -31,6 +31,9 @@ BETA: Range = ("a number in [0, 1)", lambda x: 0 <= x < 1)
 ALPHA: Range = ("a number in [0, 1]", lambda x: 0 <= x <= 1)
 """Lookahead's share of the way to the fast weights; any other share too."""
 
+SHARE: Range = ("a number in (0, 1]", lambda x: 0 < x <= 1)
+"""How much is left of a learning rate."""
+
 K: Range = ("a whole number, at least 1", lambda x: 1 <= x < math.inf and x == int(x))
 """Steps between two synchronizations of Lookahead."""
 

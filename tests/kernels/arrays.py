@@ -116,7 +116,7 @@ class Arrays:
                 c._asdict(), gain=gain, alpha=self.options.get("alpha", 0.5), synchronize=due, skip=skip, t=t
             )
             rows.append([scalars[name] for name in SCALARS])
-        return torch.tensor(rows, dtype=torch.float64, device=self.device)
+        return torch.tensor(rows, dtype=torch.float64, device=self.device) if self.apart else rows[0]
 
     def flags(self):
         options = self.options

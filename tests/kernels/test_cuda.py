@@ -32,7 +32,7 @@ def test_an_array_may_have_more_elements_than_32_bits_count():
     table = gpu.Table(
         [row(p=p.data_ptr(), g=g.data_ptr(), m=m.data_ptr(), s=s.data_ptr(), elements=n)], "bfloat16", p.device
     )
-    table.update(0, gpu.upload([[scalars[name] for name in SCALARS]], p.device))
+    table.update(0, [scalars[name] for name in SCALARS])
     expected, state = reference_step(np.ones(1), np.ones(1), lr=0.5)
     for x, value in ((p, expected), (m, state["exp_avg"]), (s, state["exp_avg_var"])):
         assert (x == x[0]).all()

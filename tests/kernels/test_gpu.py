@@ -12,7 +12,7 @@ from tests.kernels.arrays import DTYPES, NEEDED, Arrays, needs_interpreter
 
 pytest.importorskip(*NEEDED)
 
-SHAPES = [(0,), (1,), (7,), (1023,), (4097,), (4096,), (8, 1032)]
+SHAPES = [(0,), (1,), (7,), (1023,), (1024,), (2049,), (8, 264)]
 
 RULES = {
     "plain": {},
@@ -37,21 +37,22 @@ def test_steps_are_those_of_the_reference(kernel, dtype, rule):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_each_array_may_have_its_own_step_number(kernel, dtype, offset):
     """Some are due for Lookahead and others not, some rectified and others not; at odd addresses too."""
-    arrays = Arrays(kernel, [(9,)] * 7 + [(4100,)], dtype, offset=offset, apart=True, k=3, rectify=True)
+    arrays = Arrays(kernel, [(9,)] * 7 + [(1028,)], dtype, offset=offset, apart=True, k=3, rectify=True)
     arrays.steps(4)
 
 
 @pytest.mark.parametrize("gc_loc", [True, False], ids=["gradients", "steps"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "weight_decay"), [*((dtype, 0.1) for dtype in DTYPES), (torch.float32, 0.0)], ids=str
+)
 def test_rows_are_centralized(kernel, dtype, weight_decay, gc_loc):
     """Short, odd and long rows, those that end within a chunk and those that fill several; beside an array of none."""
-    shapes = [(5,), (700, 3), (3, 1), (16, 256), (3, 4097), (2, 1000, 9), (1, 8200)]
+    shapes = [(5,), (350, 3), (3, 1), (16, 64), (3, 1025), (2, 250, 9), (1, 2056)]
     Arrays(kernel, shapes, dtype, use_gc=True, gc_loc=gc_loc, weight_decay=weight_decay, grad_scale=2.0).steps(2)
 
 
 def test_a_skipped_array_stays_as_it_is(kernel):
-    arrays = Arrays(kernel, [(5,), (4100,), (3, 40)], torch.float32, amsgrad=True, k=1, use_gc=True)
+    arrays = Arrays(kernel, [(5,), (1028,), (3, 40)], torch.float32, amsgrad=True, k=1, use_gc=True)
     before = [{name: x.clone() for name, x in one.items()} for one in arrays.each]
     arrays.each[1]["g"][3] = before[1]["g"][3] = float("inf")
     arrays.update(skip=1.0)
@@ -61,7 +62,7 @@ def test_a_skipped_array_stays_as_it_is(kernel):
 
 def test_slow_weights_take_no_part_where_lookahead_is_not_due(kernel):
     """They are neither read nor written: no address is needed."""
-    arrays = Arrays(kernel, [(5000,)], torch.float32)
+    arrays = Arrays(kernel, [(1256,)], torch.float32)
     alone = arrays.each[0]["p"].clone(), *(arrays.each[0][name].clone() for name in "ms")
     arrays.table.update(0, arrays.coefficients())
     once = [arrays.each[0][name].clone() for name in "pms"]
@@ -83,7 +84,7 @@ def test_moved_gradients_are_followed(kernel, dtype):
         arrays.steps(1)
 
 
-@pytest.mark.parametrize("n", [5000, 5001])
+@pytest.mark.parametrize("n", [1256, 1257])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_memory_beside_the_arrays_is_left_alone(kernel, dtype, n):
     arrays = Arrays(kernel, [(n,), (3, n)], dtype, amsgrad=True, k=1, use_gc=True)
@@ -97,9 +98,9 @@ def test_memory_beside_the_arrays_is_left_alone(kernel, dtype, n):
 @pytest.mark.parametrize("odd", ["none", "p", "g", *STATE, "size"])
 def test_wide_accesses_are_for_aligned_arrays(interpreted, monkeypatch, odd):
     """One address that 16 does not divide, and the whole array is stepped the other way: a GPU would fault."""
-    arrays = Arrays(interpreted, [(5000 + (odd == "size"),)], torch.float32, amsgrad=True, k=1)
+    arrays = Arrays(interpreted, [(1256 + (odd == "size"),)], torch.float32, amsgrad=True, k=1)
     if odd in arrays.each[0]:
-        arrays.each[0][odd] = arrays.random((5000,), torch.float32, offset=1)
+        arrays.each[0][odd] = arrays.random((1256,), torch.float32, offset=1)
     step, choices = interpreted.gpu_rule._update_elements, []
     aligned = step.arg_names.index("ALIGNED")
 
@@ -155,7 +156,7 @@ def test_the_c_kernel_agrees(kernel, interpreted, dtype, rule):
     ours, theirs = (Arrays(module, SHAPES, dtype, **RULES[rule]) for module in (kernel, interpreted))
     ours.update()
     table = cpu.Table([theirs.row(x) for x in theirs.each], theirs.name())
-    table.update(theirs.flags(), theirs.coefficients()[0].tolist())
+    table.update(theirs.flags(), theirs.coefficients())
     eps = torch.finfo(dtype).eps
     for x, y in zip(ours.each, theirs.each, strict=True):
         for name in x:

@@ -31,14 +31,15 @@ def compiled(tmp_path, monkeypatch):
     compiler, targets = pytest.importorskip("triton.compiler"), pytest.importorskip("triton.backends.compiler")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
-    def compile(kernel, target, dtype, **constants):
+    def compile(kernel, target, dtype, rows=False, **constants):
         backend, arch, lanes = TARGETS[target]
         wide = "fp64" if dtype == torch.float64 else "fp32"
         constants |= dict(T=getattr(tl, str(dtype).removeprefix("torch.")), DOUBLE=dtype == torch.float64)
         monkeypatch.setattr(torch.version, "hip", "6.0" if backend == "hip" else None)
-        constants |= dict(BLOCK=gpu._block())
+        constants |= {"BLOCK": gpu._block(), "values" if rows else "coefficients": None}
+        scalars = {"coefficients": "*fp64"} if rows else {"values": ("fp32",) * len(SCALARS)}
         arguments = dict(places="*i64", gradients="*i64", owners="*i32", means=f"*{wide}")
-        arguments |= dict(coefficients="*fp64", stride="i32") | dict.fromkeys(constants, "constexpr")
+        arguments |= dict(stride="i32") | scalars | dict.fromkeys(constants, "constexpr")
         source = compiler.ASTSource(kernel, arguments, {(kernel.arg_names.index(k),): v for k, v in constants.items()})
         options = dict(num_warps=gpu.WARPS)
         asm = triton.compile(source, target=targets.GPUTarget(backend, arch, lanes), options=options).asm
@@ -53,12 +54,14 @@ def wide_accesses(asm, target):
 
 
 @pytest.mark.parametrize("everything", ["", "gradients", "steps"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "rows"), [*((dtype, dtype == torch.float64) for dtype in DTYPES), (torch.float32, True)], ids=str
+)
 @pytest.mark.parametrize("target", TARGETS)
-def test_all_arrays_are_read_and_written_in_128_bits(compiled, target, dtype, everything):
+def test_all_arrays_are_read_and_written_in_128_bits(compiled, target, dtype, rows, everything):
     """8 elements a thread: so many accesses for each array."""
     flags = dict(AMSGRAD=bool(everything), LOOKAHEAD=bool(everything), CENTRALIZED=everything)
-    asm = compiled(gpu_rule.update, target, dtype, CHUNK=gpu.CHUNK, **flags)
+    asm = compiled(gpu_rule.update, target, dtype, rows, **flags)
     narrow = 8 * dtype.itemsize // 16
     state = 8 * max(dtype.itemsize, 4) // 16
     more = 2 * state if everything else 0
@@ -86,7 +89,7 @@ def test_means_read_128_bits(compiled, target, dtype, centralized):
 @pytest.mark.parametrize("target", ["A100", "H100"])
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "f16")])
 def test_halves_are_rounded_to_nearest(compiled, target, dtype, name):
-    asm = compiled(gpu_rule.update, target, dtype, CHUNK=gpu.CHUNK, AMSGRAD=False, LOOKAHEAD=False, CENTRALIZED="")
+    asm = compiled(gpu_rule.update, target, dtype, AMSGRAD=False, LOOKAHEAD=False, CENTRALIZED="")
     conversions = set(re.findall(rf"cvt\.\S*\.{name}(?:x2)?\.f32", asm))
     assert conversions
     assert all(x.startswith("cvt.rn.") for x in conversions)
@@ -105,29 +108,43 @@ class Driver:
         return 0
 
 
+class Compiled:
+    """A kernel in place of one that runs: the arguments of its launches, by name."""
+
+    def __init__(self, kernel, log):
+        self.kernel, self.log = kernel, log
+
+    def __getitem__(self, grid):
+        return lambda *arguments: self.log.append((grid, dict(zip(self.kernel.arg_names, arguments, strict=True))))
+
+
 def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
     """Launches as `Table` makes them, up to the point where they would run."""
     jit = pytest.importorskip("triton.runtime.jit")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
-    run, launches = jit.JITFunction.run, Counter()
+    run, launched, again = jit.JITFunction.run, Counter(), []
 
     def warm_up(self, *args, grid, warmup, **options):
-        launches[self.fn.__name__] += 1
+        launched[self.fn.__name__] += 1
         run(self, *args, grid=grid, warmup=True, **options)
+        named = dict(zip(self.arg_names, args, strict=False))
+        first[self.fn.__name__] = named | {name: options[name] for name in self.arg_names[len(args) :]}
+        return Compiled(self, again)
 
+    first = {}
     monkeypatch.setattr(jit.JITFunction, "run", warm_up)
     scalars = torch.zeros(40, len(SCALARS), dtype=torch.float64)
     for n in (1, 2, 16, 31):
-        table = gpu.Table(
-            [row(**dict.fromkeys(("p", "g", *STATE), 64 * n + 1), elements=5000 * n, rows=n)] * n,
-            "float32",
-            torch.device("cpu"),
-        )
-        table.update(0, scalars[:1])
-        table.update(0, scalars[1:2])
-        table.update(0, scalars[3 : 3 + n])
+        addresses = dict.fromkeys(("p", "g", *STATE), 64 * n + 1)
+        table = gpu.Table([row(**addresses, elements=5000 * n, rows=n)] * n, "float32", torch.device("cpu"))
+        for coefficients in (scalars[:n], scalars[1 : 1 + n], scalars[3 : 3 + n]):
+            table.update(0, coefficients)
+        assert again[-1] == ((table._chunks, 1, 1), first["update"] | {"coefficients": coefficients})
         table.set_gradients([16] * n)
-        table.update(0, scalars[:n])
-    assert launches == {"update": 16, "take_means": 16}
-    assert sorted(path.name for path in tmp_path.rglob("*.ptx")) == ["take_means.ptx", "update.ptx"]
+        for number in (0.0, 1.0, 16.0):
+            table.update(0, [number] * len(SCALARS))
+        assert again[-2] == ((table._rows, 1, 1), first["take_means"] | {"values": (16.0,) * len(SCALARS)})
+    assert launched == {"update": 8, "take_means": 8}
+    assert len(again) == 32
+    assert sorted(path.name for path in tmp_path.rglob("*.ptx")) == ["take_means.ptx"] * 2 + ["update.ptx"] * 2

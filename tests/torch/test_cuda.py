@@ -194,10 +194,12 @@ def test_mixed_precision_with_a_scaler(dtype, capturable):
 
 @on_gpu
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize("choice", [{"fused": True}, {}], ids=["fused", "default"])
-def test_compiled_steps_are_the_reference_s(choice):
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("choice", ["fused", "foreach", "default"])
+def test_compiled_steps_are_the_reference_s(choice, capturable):
     params = parameters()[:-1]
-    optimizer = AdaBelief(params, lr=tensor_lr(), **choice)
+    choices = {"fused": {"fused": True}, "foreach": {"foreach": True}, "default": {}}
+    optimizer = AdaBelief(params, lr=tensor_lr(), capturable=capturable, **choices[choice])
     oracle, step = Oracle(optimizer), torch.compile(optimizer.step)
     for seed in range(3):
         set_gradients(params, seed)

@@ -1,8 +1,8 @@
 """The GPU kernel (Triton; CUDA and ROCm): a whole list of arrays in one launch, at the speed of memory.
 
 Knows addresses and numbers, nothing of optimizers; the element-wise rule is in gpu_rule.py. The work is split into
-chunks of equal size, whatever array they are in. All scalars are read on the device: no step waits for the host or is
-compiled again because a number changed, and a captured CUDA graph follows them.
+chunks of equal size, whatever array they are in. No step waits for the device or is compiled again because a number
+changed. Scalars that are computed on the device are read there, so that a captured CUDA graph follows them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,6 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-CHUNK = 4096
-"""Elements that one program updates: many enough to make up for finding them, few enough that short lists fill the
-device too."""
 
 WARPS = 4
 
@@ -68,7 +64,7 @@ class Table:
         if type_name not in TYPES:
             raise ValueError(f"type_name must be one of {', '.join(TYPES)}, got {type_name!r}")
         row = dict(zip(COLUMNS, np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS)).T, strict=True))
-        elements, chunks = row["elements"], -(-row["elements"] // CHUNK)
+        elements, chunks = row["elements"], -(-row["elements"] // _block())
         centralized = np.where(elements > 0, row["rows"], 0)  # rows of nothing have no mean
         place = row | {
             "first_chunk": np.cumsum(chunks) - chunks,
@@ -83,52 +79,71 @@ class Table:
         self._chunks, self._rows = int(chunks.sum()), int(centralized.sum())
         self._plan: _Plan | None = None
         self._gradients: Tensor | None = None
+        self._compiled: dict[Any, Any] = {}
 
     def set_gradients(self, addresses: Sequence[int]) -> None:
         """Replaces the addresses of the gradients, one for each row."""
         self._addresses, self._gradients = np.array(addresses, dtype=np.int64), None
 
-    def update(self, flags: int, coefficients: Tensor) -> None:
+    def update(self, flags: int, coefficients: Tensor | Sequence[float]) -> None:
         """Applies one step, on the current stream.
 
         Args:
             flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part. CENTRALIZED_STEPS:
                 centralize steps instead of gradients.
-            coefficients: The columns that SCALARS names, in float64 on the table's device: (1, columns), shared by all
-                arrays, or (arrays, columns).
+            coefficients: The numbers that SCALARS names: as numbers, shared by all arrays, or on the table's device, a
+                row for each, as a float64 tensor of shape (arrays, columns).
 
         Raises:
-            ValueError: For coefficients of another shape, type or layout.
+            ValueError: For a tensor of another shape, type or layout.
         """
-        shapes = (1, len(SCALARS)), (len(self._places), len(SCALARS))
-        if coefficients.shape not in shapes or coefficients.dtype != torch.float64 or not coefficients.is_contiguous():
-            raise ValueError(
-                f"coefficients must be contiguous, of type float64 and shape {shapes[0]} or {shapes[1]}, "
-                f"got {coefficients.dtype} and {tuple(coefficients.shape)}"
-            )
+        if isinstance(coefficients, Tensor):
+            shape = len(self._places), len(SCALARS)
+            right = coefficients.shape == shape and coefficients.dtype == torch.float64
+            if not (right and coefficients.is_contiguous()):
+                raise ValueError(
+                    f"coefficients must be contiguous, of type float64 and shape {shape}, "
+                    f"got {coefficients.dtype} and {tuple(coefficients.shape)}"
+                )
         if not self._chunks:  # a launch of no programs is an error
             return
         with _current(self._device):
+            values, rows, stride = None, None, 0
+            if isinstance(coefficients, Tensor):
+                rows, stride = coefficients, len(SCALARS)
+            elif self._type == "float64":  # an argument of a kernel would be rounded to float32
+                rows = _upload(np.array(coefficients, dtype=np.float64), self._device)
+            else:
+                values = tuple(map(float, coefficients))
             plan, gradients = self._on_device()
-            stride = len(SCALARS) if len(coefficients) > 1 else 0  # 0: one row for all arrays
             options = dict(
                 T=getattr(tl, self._type),
                 DOUBLE=self._type == "float64",
                 AMSGRAD=bool(flags & AMSGRAD),
                 CENTRALIZED=("steps" if flags & CENTRALIZED_STEPS else "gradients") if self._rows else "",
                 BLOCK=_block(),
-                num_warps=WARPS,
             )
             if self._rows:
-                gpu_rule.take_means[(self._rows,)](
-                    plan.places, gradients, plan.row_owners, plan.means, coefficients, stride, **options
-                )
-            gpu_rule.update[(self._chunks,)](
-                *(plan.places, gradients, plan.chunk_owners, plan.means, coefficients, stride),
-                LOOKAHEAD=bool(flags & LOOKAHEAD),
-                CHUNK=CHUNK,
-                **options,
-            )
+                arguments = plan.places, gradients, plan.row_owners, plan.means, rows, stride, values
+                self._launch("take_means", self._rows, flags, arguments, options)
+            arguments = plan.places, gradients, plan.chunk_owners, plan.means, rows, stride, values
+            self._launch("update", self._chunks, flags, arguments, options | {"LOOKAHEAD": bool(flags & LOOKAHEAD)})
+
+    def _launch(
+        self, name: str, programs: int, flags: int, arguments: tuple[Any, ...], constants: dict[str, Any]
+    ) -> None:
+        """Launches a kernel of gpu_rule.py, with the constants in the order in which it takes them.
+
+        Triton looks a compiled kernel up by all arguments and what they specialize, which takes the host longer than
+        the device needs for many a step. Here nothing but the flags and the form of the scalars ever varies.
+        """
+        variant = name, flags, arguments[-1] is None
+        compiled = self._compiled.get(variant)
+        if compiled is None:  # as it always is in the interpreter
+            kernel = getattr(gpu_rule, name)
+            self._compiled[variant] = kernel[(programs,)](*arguments, **constants, num_warps=WARPS)
+        else:
+            compiled[(programs, 1, 1)](*arguments, *constants.values())
 
     def _on_device(self) -> tuple[_Plan, Tensor]:
         """The plan and the addresses of the gradients.
@@ -179,15 +194,6 @@ def _compiler() -> str | None:
     return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
-def upload(rows: Sequence[Sequence[float]], device: torch.device) -> Tensor:
-    """A new tensor in float64 on the device, without waiting for it: coefficients that the host knows.
-
-    While a CUDA graph is captured it becomes part of the graph, with the values of now.
-    """
-    with _current(device):
-        return _upload(np.array(rows, dtype=np.float64), device)
-
-
 def _upload(values: NDArray[Any], device: torch.device) -> Tensor:
     """A new tensor on the current device.
 
@@ -209,9 +215,11 @@ def _capturing(device: torch.device) -> bool:
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    """Makes a device the current one; to say so costs time, so not of one that is."""
+    other = device.type == "cuda" and device.index != torch.cuda.current_device()
+    return torch.cuda.device(device) if other else nullcontext()
 
 
 def _block() -> int:
-    """Elements of a program at a time, 8 for each thread: 128 bits of half precision, twice 128 of single."""
+    """Elements of a program, which are a chunk: 8 for each thread, 128 bits of half precision, twice 128 of single."""
     return 8 * WARPS * (64 if torch.version.hip else 32)

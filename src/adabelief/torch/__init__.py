@@ -5,8 +5,9 @@ try:
 except ImportError as error:
     raise ImportError("AdaBelief for PyTorch needs torch: pip install 'adabelief[torch]'") from error
 
+from adabelief.torch.groups import parameter_groups
 from adabelief.torch.migrate import from_adam
 from adabelief.torch.optimizer import AdaBelief, AdaBeliefW
 from adabelief.torch.ranger import RangerAdaBelief
 
-__all__ = ["AdaBelief", "AdaBeliefW", "RangerAdaBelief", "from_adam"]
+__all__ = ["AdaBelief", "AdaBeliefW", "RangerAdaBelief", "from_adam", "parameter_groups"]

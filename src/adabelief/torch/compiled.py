@@ -30,7 +30,7 @@ def compiled_update(tensors: Tensors, recipe: Recipe, options: Options) -> None:
         alike[storage.bits_in(tensors.at(i))].append(i)
     for indices in alike.values():  # so that a list has all of its tensors, or none
         ours = tensors.pick(indices)
-        scalars = device_scalars(ours.steps, recipe)
+        scalars = device_scalars(ours.steps, recipe, ours.params[0].device)
         _update(ours.params, ours.grads, *ours.columns.values(), scalars, options.gc_min_dim, options.gc_loc)
     if others:
         update(tensors.pick(others), recipe, options, traced=True)

@@ -70,23 +70,28 @@ class OnGpu:
     def step(self, recipe: Recipe, t: float) -> None:
         """Applies step t, which has been counted, or counts and applies one where the device counts."""
         if self._steps:
-            self.apply(device_scalars(self._steps, recipe), lookahead=bool(recipe.k))
+            self.apply(device_scalars(self._steps, recipe, self._device), lookahead=bool(recipe.k))
             return
         scalars = recipe.scalars(t)
-        self.apply(self._gpu.upload([scalars], self._device), lookahead=bool(scalars.synchronize))
+        self.apply(scalars, lookahead=bool(scalars.synchronize))
 
-    def apply(self, rows: Tensor, lookahead: bool) -> None:
+    def apply(self, scalars: Tensor | Scalars, lookahead: bool) -> None:
         """Applies one step with a row of scalars for each array, or one for all; without `lookahead` none is due."""
         flags = self._flags if lookahead else self._flags & ~LOOKAHEAD  # that variant reads no slow weights at all
         with record_function("adabelief::gpu_update") if internals.profiling() else nullcontext():
-            self._table.update(flags, rows)
+            self._table.update(flags, scalars)
 
 
-def device_scalars(steps: list[Tensor], recipe: Recipe) -> Tensor:
-    """Counts one step for each array, and the scalars that it takes: a row each, in float64, on their device."""
-    torch._foreach_add_(steps, 1.0 - recipe.skip)  # a skipped step is not counted, which only the device knows
-    t = torch.stack(steps).double()
-    return torch.stack([torch.zeros_like(t) + scalar for scalar in recipe.scalars(t, torch)], dim=1)
+def device_scalars(steps: list[Tensor], recipe: Recipe, device: torch.device) -> Tensor:
+    """Counts one step for each array, and the scalars that it takes: a row each, in float64, on a device."""
+    counted = 1.0 - recipe.skip  # a skipped step is not counted, which only the device knows
+    # A single tensor would be read by the host; each number's own is not.
+    torch._foreach_add_(steps, [counted.view(())] * len(steps) if isinstance(counted, Tensor) else counted)
+    t = torch.stack(steps).to(device, torch.float64)
+    rows = t.new_empty(len(steps), len(Scalars._fields))
+    for column, scalar in zip(rows.unbind(1), recipe.scalars(t, torch), strict=True):
+        column.copy_(scalar) if isinstance(scalar, Tensor) else column.fill_(scalar)
+    return rows
 
 
 def _gpu_unavailable() -> str | None:
@@ -101,7 +106,7 @@ KERNELS: dict[str, tuple[type[OnCpu | OnGpu], Callable[[], str | None]]] = {
 }
 """What steps the tensors of a type of device, and why it cannot."""
 
-BY_DEFAULT = {"cpu"}
+BY_DEFAULT = {"cpu"} if torch.version.hip else {"cpu", "cuda"}
 """Types of device whose kernel is taken unasked: those on which it has been run and timed, see `make gpu`."""
 
 

@@ -53,10 +53,10 @@ class AdaBelief(Base):
         capturable: Keep step counts on the parameters' device, for CUDA graphs, and to let the device decide where a
             GradScaler skips a step.
         differentiable: Let autograd record the step; the state is replaced instead of changed in place.
-        fused: Step through a kernel (True), which takes the whole list at once, or without (False). By default CPU
-            tensors go through the one in C where it was compiled, unless `foreach` or `differentiable` is chosen, and
-            CUDA and ROCm tensors through foreach: the kernel for them, in Triton, has not been run on a GPU yet and is
-            for those who ask with True. What a kernel does not take (a gradient whose layout is not that of its
+        fused: Step through a kernel (True), which takes the whole list at once, or without (False). By default, unless
+            `foreach` or `differentiable` is chosen, CPU tensors go through the one in C where it was compiled and CUDA
+            tensors through the one in Triton. That one serves ROCm tensors too, but has not been run on any: there it
+            is for those who ask with True. What a kernel does not take (a gradient whose layout is not that of its
             parameter) goes through foreach. With True the GradScaler leaves unscaling to the step, as with torch's own.
 
     Raises:

@@ -157,7 +157,8 @@ def update(
     for operators, indices in _buckets(tensors, numbers, foreach, traced):
         bucket = tensors.pick(indices).reals()
         if traced:
-            t = torch.stack(bucket.steps).to(torch.promote_types(bucket.params[0].dtype, torch.float32))
+            p = bucket.params[0]  # whose device a learning rate may be on too
+            t = torch.stack(bucket.steps).to(p.device, torch.promote_types(p.dtype, torch.float32))
             scalars = Scalars(*(_each(x, len(indices)) for x in recipe.scalars(t, torch)))
         else:
             scalars = recipe.scalars(numbers[indices[0]])
@@ -268,6 +269,8 @@ def _buckets(
     tensors: Tensors, numbers: list[Any], foreach: bool | None, traced: bool
 ) -> Iterator[tuple[Operators, list[int]]]:
     """Indices of parameters that the same calls can update, no more of them than the temporary may hold."""
+    # A compiler fuses by itself, and that of torch 2.11 fuses foreach on GPUs so that d reads m after m was written.
+    together = ONE_BY_ONE if torch.compiler.is_compiling() else FOREACH
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, (p, g) in enumerate(zip(tensors.params, tensors.grads, strict=True)):
         distributed = internals.is_distributed(p)
@@ -282,11 +285,11 @@ def _buckets(
         for i in indices:
             size = tensors.columns["m"][i].numel() * max(4, tensors.columns["m"][i].element_size())
             if bucket and size > room:
-                yield FOREACH, bucket
+                yield together, bucket
                 bucket, room = [], limit
             bucket.append(i)
             room -= size
-        yield ONE_BY_ONE if one_by_one else FOREACH, bucket
+        yield ONE_BY_ONE if one_by_one else together, bucket
 
 
 def _is_complex(x: Any) -> bool:
