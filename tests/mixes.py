@@ -64,6 +64,15 @@ MIXES: dict[str, Mix] = {
     "AdaBelief-beta1=0.001": ("AdaBelief", {"lr": 1e-2, "betas": (0.001, 0.999)}),
     "AdaBelief-beta2=0": ("AdaBelief", {"lr": 1e-2, "betas": (0.9, 0.0), "eps": 1e-2}),
     "AdaBelief-lr=0": ("AdaBelief", {"lr": 0.0, "weight_decay": 0.1}),
+    **{
+        f"AdaBelief-bounded-{name}": ("AdaBelief", o | {"lr": 1e-2, "max_update": 0.3})
+        for name, o in mixes(RECTIFICATIONS, {name: SIGNS[name] for name in ("", "amsgrad")}).items()
+    },
+    "AdaBelief-bounded-coupled": ("AdaBelief", DECAYS["coupled"] | {"lr": 1e-2, "max_update": 0.3}),
+    **{
+        f"Ranger-bounded-{name}": ("RangerAdaBelief", o | {"lr": 1e-2, "eps": 1e-12, "k": 3, "max_update": 0.3})
+        for name, o in {name: CENTRALIZATIONS[name] for name in ("gc", "step")}.items()
+    },
     "AdaBelief-defaults": ("AdaBelief", {}),
     "AdaBeliefW-defaults": ("AdaBeliefW", {}),
     "Ranger-defaults": ("RangerAdaBelief", {}),

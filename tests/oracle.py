@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RULE_OPTIONS = {
     *("lr", "betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd"),
-    *("amsgrad", "maximize", "use_gc", "gc_conv_only", "gc_loc", "k", "alpha"),
+    *("max_update", "amsgrad", "maximize", "use_gc", "gc_conv_only", "gc_loc", "k", "alpha"),
 }
 
 

@@ -13,6 +13,7 @@ from adabelief.options import (
     ADAPTIVE_FROM,
     ALPHA,
     BETA,
+    MAX_UPDATE,
     RATE,
     K,
     centralized_dims,
@@ -27,6 +28,7 @@ NEITHER = (None, "1", True, 1j, math.nan, [0.5], np.array(0.5), np.True_)
 RANGES = {
     "rate": (RATE, (0, 1e-3, np.float32(1e-3), Fraction(1, 3), 5), (-1e-9, math.inf, np.float64(-1))),
     "beta": (BETA, (0, 0.999, np.float16(0.9)), (1, 1.0, -0.1)),
+    "max_update": (MAX_UPDATE, (1e-3, 1, np.float32(2), math.inf), (0, -1.0)),
     "alpha": (ALPHA, (0, 0.5, 1, np.int8(1)), (1.001, -0.1)),
     "k": (K, (1, 6.0, np.int64(5)), (0, 2.5, -1, math.inf)),
     "adaptive_from": (ADAPTIVE_FROM, (4, 5.0, np.float32(7), math.inf), (3.999, -5)),

@@ -74,6 +74,37 @@ def test_first_adaptive_step():
     assert rule.sma_limit(0.6) < 5
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rectify": True}, {"rectify": True, "degenerated_to_sgd": False}, {"rectify": True, "adaptive_from": 4}],
+    ids=str,
+)
+@pytest.mark.parametrize("betas", [*BETAS, (0.9, 0.6)])  # 0.6: where adaptive_from is 4, the factor is 0 in the end
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_bound(namespace, betas, options):
+    """Times the step's size it is that of the longest step; before the bias of m is corrected, as the step is."""
+    xp, number, tolerance = NAMESPACES[namespace]
+    for t in STEPS:
+        c = coefficients(number(t), lr=0.01, betas=betas, max_update=0.5, xp=xp, **options)
+        longest = float(c.step_size) * float(c.bound)
+        assert longest == pytest.approx(0.005 if float(c.step_size) else 0.0, rel=tolerance), t
+        assert coefficients(number(t), betas=betas, xp=xp, **options).bound == math.inf
+
+
+def test_why_a_bound():
+    """What the module says of Adam's step and of AdaBelief's."""
+    b, m, v, s, belief = 0.9, 0.0, 0.0, 0.0, 0.0
+    for g in np.random.default_rng(0).standard_normal(50) + 3.0:
+        belief = b * belief + (1 - b) * (g - m) ** 2
+        m = b * m + (1 - b) * g
+        v, s = b * v + (1 - b) * g**2, b * s + (1 - b) * (g - m) ** 2
+        x = m / math.sqrt(belief)
+        assert v == pytest.approx(m**2 + b * belief)
+        assert s == pytest.approx(b**2 * belief)
+        assert m / math.sqrt(v) == pytest.approx(x / math.sqrt(x**2 + b))
+        assert m / math.sqrt(s) == pytest.approx(x / b)
+
+
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("decouple", [False, True])
 def test_decay(decouple, fixed):

@@ -7,7 +7,7 @@ exponent of its largest number as float32 has it. Codes count 16 octaves, of whi
     m    seee emmm    2^(e − 15) · (1 + m/8) likewise, with a sign; what is below that range is 0
 
 What is below the range of s becomes its smallest number: a shorter step, never one that divides by 0. Where a block
-holds inf or nan, all of it is read as nan, and all its codes are 255. Sixteen bits: a float32 without its lower half (bf16).
+holds inf or nan, all of it is read as nan, and its codes are 255. Sixteen bits: a float32 without its lower half, bf16.
 
 Codes are rounded by an additive dither: to the bits that are cut off, the top bits of r(i, t) = i·A + (t + phase)·B are
 added first, in 32-bit integers that wrap around, with i the element's index in the whole tensor and t the step. With A

@@ -28,6 +28,9 @@ RATE: Range = ("a finite number, at least 0", lambda x: 0 <= x < math.inf)
 BETA: Range = ("a number in [0, 1)", lambda x: 0 <= x < 1)
 """Decay rate of a mean."""
 
+MAX_UPDATE: Range = ("a number above 0, or None for no bound", lambda x: x > 0)
+"""Bound on a step before the learning rate; an infinite one is none."""
+
 ALPHA: Range = ("a number in [0, 1]", lambda x: 0 <= x <= 1)
 """Lookahead's share of the way to the fast weights; any other share too."""
 

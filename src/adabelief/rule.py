@@ -7,7 +7,7 @@ For a parameter p with gradient g at step t = 1, 2, ..., element by element:
     d = g − m                                            m is still the previous mean
     m ← m + mean_gain · d                                = beta1 · m + (1 − beta1) · g
     s ← beta2 · s + belief_gain · d² + eps               belief_gain · d² = (1 − beta2) · (g − m)², m the new mean
-    p ← p − step_size · m / (√s · root_scale + offset)
+    p ← p − step_size · cut(m / (√s · root_scale + offset))      cut to [−bound, bound], where `max_update` sets a bound
 
 `coefficients` gives the named scalars at step t; it is the only place where a power of beta, a bias correction or the
 rectification is computed, whatever the framework. `reference_step` is the whole step in NumPy float64: slow, plain, and
@@ -15,6 +15,14 @@ what every fast implementation is tested against.
 
 The eps that stays in s is, after bias correction, exactly the constant eps/(1−beta2), so the denominator never falls
 below sqrt(eps/(1−beta2)) + eps: see `denominator_floor`.
+
+Nothing but that floor bounds a step. With b = beta1 = beta2, V the mean of (g − m_old)² (all means with the same
+weights) and x = m/√V, but for eps:
+
+    the mean of g² is m² + b·V      so Adam steps x/√(x² + b), less than 1 however predictable the gradient is,
+    s is b²·V                       and AdaBelief x/b, without a bound: x grows where g hardly changes.
+
+Hence `max_update`, which cuts the step before the learning rate.
 
 Source: Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients", NeurIPS 2020;
 rectification from Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020; Lookahead from
@@ -39,7 +47,8 @@ class Coefficients(NamedTuple):
     """The scalars of one step (see the module's first lines for where each one stands).
 
     `mean_gain`, `beta2`, `belief_gain` and `l2` do not depend on t. While a rectified step is not adaptive yet,
-    root_scale is 0 and offset is 1, so that the same line is the momentum step p − step_size · m.
+    root_scale is 0 and offset is 1, so that the same line is the momentum step p − step_size · m. `bound` is infinite
+    where there is none; step_size · bound = lr · max_update.
     """
 
     shrink: Any
@@ -51,6 +60,7 @@ class Coefficients(NamedTuple):
     step_size: Any
     root_scale: Any
     offset: Any
+    bound: Any
 
 
 class Floats:
@@ -77,6 +87,7 @@ def coefficients(
     degenerated_to_sgd: bool = True,
     adaptive_from: Any = ADAPTIVE_FROM,
     eps_before_adaptive: bool = True,
+    max_update: Any = None,
     xp: Any = Floats,
 ) -> Coefficients:
     r"""The scalars of step t, in any array namespace.
@@ -103,6 +114,8 @@ def coefficients(
         degenerated_to_sgd: Before rectified steps are adaptive, follow the mean gradient instead of standing still.
         adaptive_from: Least N_t of an adaptive step, at least 4.
         eps_before_adaptive: Add eps to s in the steps that are not adaptive yet as well (ranger-adabelief does not).
+        max_update: No step is longer than lr · max_update: plain, rectified (with RAdam's factor) or not adaptive yet;
+            a number above 0, or None for no bound.
         xp: Where `exp`, `expm1`, `log`, `sqrt` and `where` come from: Python floats by default, or `numpy`, `torch`,
             `jax.numpy`, `keras.ops`.
 
@@ -126,6 +139,7 @@ def coefficients(
     correction1 = -xp.expm1(t * _log(beta1, xp))
     correction2 = -xp.expm1(t * _log(beta2, xp))
     step_size = lr / correction1
+    bound = math.inf if max_update is None else max_update * correction1
     root_scale, offset, eps_in_s = 1.0 / xp.sqrt(correction2), eps, eps
     if rectify:
         n, n_max = sma_length(t, beta2, xp), sma_limit(beta2)
@@ -133,14 +147,17 @@ def coefficients(
         n = xp.where(adaptive, n, ADAPTIVE_FROM)  # keeps the root below real where its value is not used
         n_max = _where(n_max > 4, n_max, ADAPTIVE_FROM, xp)
         variance_ratio = ((n - 4) * (n - 2) / n) / ((n_max - 4) * (n_max - 2) / n_max)
-        step_size = step_size * xp.where(
-            adaptive, xp.sqrt(correction2 * variance_ratio), 1.0 if degenerated_to_sgd else 0.0
-        )
+        factor = xp.where(adaptive, xp.sqrt(correction2 * variance_ratio), 1.0 if degenerated_to_sgd else 0.0)
+        step_size = step_size * factor
+        if max_update is not None:
+            bound = bound / xp.where(factor > 0, factor, 1.0)  # for a step of length 0 any will do
         root_scale = xp.where(adaptive, 0.0 * n + 1.0, 0.0)  # 0 or 1 in the type of t
         offset = root_scale * eps + (1.0 - root_scale)
         eps_in_s = eps if eps_before_adaptive else root_scale * eps
     belief_gain = (1.0 - beta2) * residual * residual
-    return Coefficients(shrink, coupled, 1.0 - beta1, beta2, belief_gain, eps_in_s, step_size, root_scale, offset)
+    return Coefficients(
+        shrink, coupled, 1.0 - beta1, beta2, belief_gain, eps_in_s, step_size, root_scale, offset, bound
+    )
 
 
 def sma_limit(beta2: Any) -> Any:
@@ -209,7 +226,8 @@ def reference_step(
         grad_scale: Divide the gradient by this first.
         use_gc: Centralize: subtract the mean over all dimensions but the first, for tensors of at least 2 dimensions.
         gc_conv_only: Centralize tensors of at least 4 dimensions only.
-        gc_loc: Centralize the gradient (True), or else the step m / (√s · root_scale + offset).
+        gc_loc: Centralize the gradient (True), or else the step m / (√s · root_scale + offset): by the mean of the cut
+            steps, so that no element carries its row along, and what is left is cut.
         k: Lookahead in every k-th step: slow ← slow + alpha · (p − slow), then p ← slow; 0 for none.
         alpha: Lookahead's share of the way from the slow weights to the fast ones.
         **options: Those of `coefficients`.
@@ -257,8 +275,8 @@ def reference_step(
         s = state["max_exp_avg_var"] = np.maximum(state.get("max_exp_avg_var", 0.0), s)
     step = m / (np.sqrt(s) * c.root_scale + c.offset)
     if centralized and not gc_loc:
-        step = step - step.mean(axis=tuple(range(1, step.ndim)), keepdims=True)
-    p = p - c.step_size * step
+        step = step - np.clip(step, -c.bound, c.bound).mean(axis=tuple(range(1, step.ndim)), keepdims=True)
+    p = p - c.step_size * np.clip(step, -c.bound, c.bound)
     if k:
         if t % k == 0:
             p = slow = slow + alpha * (p - slow)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from adabelief.kernels.layout import AMSGRAD, SCALARS, row
 pytestmark = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
 
 NEUTRAL = dict(gain=1.0, shrink=1.0, l2=0.0, mean_gain=0.1, beta2=0.999, belief_gain=0.001, eps=1e-16)
-NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, alpha=0.5, synchronize=0.0, skip=0.0, t=1.0)
+NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, bound=math.inf, alpha=0.5, synchronize=0.0, skip=0.0, t=1.0)
 
 
 def scalars(**changes):
@@ -67,11 +69,12 @@ def test_gradients_are_read_as_they_are(dtype):
     torch.testing.assert_close(m, g.to(m.dtype), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("bound", [math.inf, 0.5])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_stays_visible_and_alone(bad):
+def test_what_is_no_number_stays_visible_and_alone(bad, bound):
     p, g = torch.ones(67), torch.ones(67)
     g[33] = bad
-    m, s = update(p, g, step_size=0.1)
+    m, s = update(p, g, step_size=0.1, bound=bound)
     others = torch.arange(67) != 33
     assert not m[33].isfinite()
     assert not s[33].isfinite()

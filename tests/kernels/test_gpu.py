@@ -22,7 +22,9 @@ RULES = {
     "amsgrad": dict(amsgrad=True),
     "gain": dict(maximize=True, grad_scale=1024.0),
     "lookahead": dict(k=2, alpha=0.3),
+    "bounded": dict(max_update=0.5, weight_decay=0.1),
     "all": dict(amsgrad=True, maximize=True, k=2, alpha=0.3, use_gc=True, weight_decay=0.1, rectify=True),
+    "bounded steps": dict(max_update=0.5, use_gc=True, gc_loc=False, rectify=True),
     "steps": dict(amsgrad=True, grad_scale=2.0, k=2, use_gc=True, gc_loc=False, weight_decay=0.1, rectify=True),
 }
 
@@ -114,9 +116,10 @@ def test_wide_accesses_are_for_aligned_arrays(interpreted, monkeypatch, odd):
     assert choices == ([True, True] if odd == "none" else [True, False] if odd == "size" else [False, False])
 
 
+@pytest.mark.parametrize("bound", [None, 0.5])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_stays_visible_and_alone(kernel, bad):
-    arrays = Arrays(kernel, [(67,)], torch.float32)
+def test_what_is_no_number_stays_visible_and_alone(kernel, bad, bound):
+    arrays = Arrays(kernel, [(67,)], torch.float32, max_update=bound)
     x = arrays.each[0]
     x["g"][33] = bad
     with np.errstate(invalid="ignore"):

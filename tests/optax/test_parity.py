@@ -96,8 +96,9 @@ def test_injected_hyperparameters(name):
     """Every number is an array in the state; in float32 0.999 is another number, which the reference is given too."""
     rate = optax.linear_schedule(1e-2, 1e-3, 10)
     inject = optax.inject_hyperparams(getattr(ours, name), hyperparam_dtype=jnp.float32)
-    optimizer = inject(rate, b1=0.8, b2=0.99, eps=1e-8, weight_decay=0.1)
-    numbers = {n: float(np.float32(x)) for n, x in {"b1": 0.8, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.1}.items()}
+    optimizer = inject(rate, b1=0.8, b2=0.99, eps=1e-8, weight_decay=0.1, max_update=0.6)
+    given = {"b1": 0.8, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "max_update": 0.6}
+    numbers = {n: float(np.float32(x)) for n, x in given.items()}
     each = lambda i: {"lr": float(rate(i))}  # noqa: E731
     _, state = walk_beside(optimizer, name, {"learning_rate": 0.0, **numbers}, SINGLE, 20, each)
     assert float(state.hyperparams["learning_rate"]) == pytest.approx(float(rate(19)))

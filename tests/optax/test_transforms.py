@@ -105,7 +105,9 @@ def test_donated_parameters_and_state(make, jitted_init):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA's loops on CPUs")
 @pytest.mark.parametrize(
-    "make", [*OPTIMIZERS.values(), partial(ours.adabelief, rectify=True)], ids=[*OPTIMIZERS, "rectify"]
+    "make",
+    [*OPTIMIZERS.values(), partial(ours.adabelief, rectify=True), partial(ours.adabelief, max_update=1.0)],
+    ids=[*OPTIMIZERS, "rectify", "bounded"],
 )
 def test_donated_step_takes_no_memory_of_its_own(make):
     """Not one temporary tensor, nor a copy: they cost more time than the step itself."""
@@ -163,6 +165,30 @@ def test_injected_numbers_change_between_steps():
     second, _ = update(tree(1), state, params)
     assert_same(second, jax.tree.map(lambda u: 2 * u, first))
     assert update._cache_size() == 1
+
+
+def test_no_step_is_longer_than_the_bound():
+    """Complex leaves in both parts; nan stays visible."""
+    gradient = jnp.array([1e3 - 2j, 7.0, jnp.nan + 1j])
+    params = jnp.zeros_like(gradient)
+    for optimizer in (ours.adabelief(0.1, max_update=0.5), ours.ranger_adabelief(0.1, eps=1e-12, max_update=0.5)):
+        state = optimizer.init(params)
+        for i in range(8):  # rectified steps become adaptive at the 6th
+            updates, state = optimizer.update(gradient, state, params)
+            if i == 0:
+                np.testing.assert_allclose(updates[:2], [-0.05 + 0.05j, -0.05], rtol=1e-6)
+            assert max(*abs(updates[:2].real), *abs(updates[:2].imag)) < 0.05 * (1 + 1e-6)
+            assert bool(jnp.isnan(updates[2].real))
+
+
+def test_steps_of_gradients_that_are_no_numbers_are_left_out_by_optax():
+    optimizer = optax.apply_if_finite(ours.adabeliefw(1e-2), max_consecutive_errors=5)
+    params, state = tree(0), optimizer.init(tree(0))
+    for i in range(3):
+        _, state = optimizer.update(tree(1 + i), state, params)
+    updates, after = optimizer.update(jax.tree.map(lambda x: x / 0.0, tree(1)), state, params)
+    assert_same(updates, jax.tree.map(jnp.zeros_like, params))
+    assert_same(after.inner_state, state.inner_state)
 
 
 def test_none_leaves_and_empty_trees():
@@ -300,6 +326,8 @@ def test_orbax_checkpoint_resumes(make, abstract, tmp_path):
         (ours.adabelief, {"learning_rate": 1e-3, "b2": -0.1}, "b2 must be"),
         (ours.adabelief, {"learning_rate": 1e-3, "eps": float("inf")}, "eps must be"),
         (ours.adabeliefw, {"learning_rate": 1e-3, "weight_decay": -1}, "weight_decay must be .* got -1"),
+        (ours.adabelief, {"learning_rate": 1e-3, "max_update": 0}, "max_update must be a number above 0, .* got 0"),
+        (ours.ranger_adabelief, {"learning_rate": 1e-3, "max_update": "1"}, "max_update must be .* got '1'"),
         (ours.adabelief, {"learning_rate": 1e-3, "mu_dtype": jnp.int8}, "mu_dtype must be"),
         (ours.adabelief, {"learning_rate": 1e-3, "nu_dtype": "complex64"}, "nu_dtype must be .* got 'complex64'"),
         (ours.ranger_adabelief, {"learning_rate": 1e-3, "alpha": 1.5}, "alpha must be"),

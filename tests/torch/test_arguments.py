@@ -30,6 +30,11 @@ BAD = [
     ("eps", -1e-8, "-1e-08"),
     ("eps", math.inf, "inf"),
     ("eps", None, "None"),
+    ("max_update", 0, "0"),
+    ("max_update", -1.0, "-1.0"),
+    ("max_update", math.nan, "nan"),
+    ("max_update", True, "True"),
+    ("max_update", "1", "'1'"),
     ("weight_decay", -0.1, "-0.1"),
     ("weight_decay", math.nan, "nan"),
     ("betas", (1.0, 0.999), "1.0"),
@@ -65,7 +70,7 @@ def test_bad_arguments_are_named(cls, name, value, shown):
 def test_good_boundaries():
     AdaBelief([parameter()], lr=0, betas=(0, 0), eps=0, weight_decay=0)
     RangerAdaBelief([parameter()], k=1, alpha=0, N_sma_threshhold=4)
-    RangerAdaBelief([parameter()], alpha=1.0)
+    RangerAdaBelief([parameter()], alpha=1.0, max_update=math.inf)
 
 
 def test_options_that_exclude_each_other():

@@ -11,8 +11,8 @@ from adabelief.torch import launch
 from tests.oracle import Oracle, set_gradients
 
 CASES = {
-    "AdaBelief": (AdaBelief, {"weight_decay": 0.1}),
-    "foreach": (AdaBelief, {"foreach": True, "weight_decay": 0.1}),
+    "AdaBelief": (AdaBelief, {"weight_decay": 0.1, "max_update": 0.5}),
+    "foreach": (AdaBelief, {"foreach": True, "weight_decay": 0.1, "max_update": 0.5}),
     "loop": (AdaBelief, {"foreach": False, "rectify": True}),
     "AdaBeliefW": (AdaBeliefW, {"amsgrad": True, "rectify": True}),
     "Ranger": (RangerAdaBelief, {"weight_decay": 0.1, "k": 3}),

@@ -58,6 +58,9 @@ def some_distributed(parts, mesh):
 WAYS = {"FSDP2": fsdp2, "TP": tensor_parallel, "mixed": some_distributed}
 
 
+BOUNDED = IMPLEMENTATIONS | {"bounded": {"foreach": True, "max_update": 0.5}}
+
+
 def whole(p: torch.Tensor) -> torch.Tensor:
     return p.full_tensor() if hasattr(p, "full_tensor") else p
 
@@ -72,9 +75,9 @@ def sharded(rank: int, meeting: str) -> None:
     mesh = init_device_mesh("cpu", (2,))
     for way, distribute in WAYS.items():
         for name, cls in CLASSES.items():
-            expected = model(6).double()
-            train(expected, cls(expected.parameters(), lr=0.01, weight_decay=0.1, foreach=False), range(8))
-            for implementation, options in IMPLEMENTATIONS.items():
+            for implementation, options in BOUNDED.items():
+                expected, bound = model(6).double(), {"max_update": options.get("max_update")}
+                train(expected, cls(expected.parameters(), lr=0.01, weight_decay=0.1, foreach=False, **bound), range(8))
                 if options.get("fused") and launch.unserved("cpu"):
                     continue
                 parts = model(6).double()
@@ -92,6 +95,7 @@ def sharded(rank: int, meeting: str) -> None:
                     )
                 if options.get("fused") and way != "TP":
                     assert not optimizer._plan.parts[0].rest, (way, name)  # all through the kernel
+    together(rank, mesh)
     flat(rank)
     dist.destroy_process_group()
 
@@ -155,6 +159,23 @@ def coded(rank: int, meeting: str) -> None:
         for p, q in zip(parts.parameters(), expected.parameters(), strict=True):
             assert torch.equal(whole(p), q), implementation
     dist.destroy_process_group()
+
+
+def together(rank: int, mesh) -> None:
+    """A step that one process's part of one gradient forbids is left out by both."""
+    for way, distribute in WAYS.items():
+        for which in (0, -1):
+            parts = model(6).double()
+            distribute(parts, mesh)
+            optimizer = AdaBelief(parts.parameters(), skip_nonfinite=True)
+            train(parts, optimizer, range(2))
+            before = [whole(p).detach().clone() for p in parts.parameters()]
+            gradient = [p.grad for p in parts.parameters()][which]
+            if rank == 1:
+                getattr(gradient, "_local_tensor", gradient).fill_(float("nan"))
+            optimizer.step()
+            assert optimizer.skipped == 1, (way, which)
+            assert all(torch.equal(whole(p), x) for p, x in zip(parts.parameters(), before, strict=True)), (way, which)
 
 
 def flat(rank: int) -> None:
@@ -265,6 +286,24 @@ def test_distributed_tensors_are_stepped_as_local_ones(cls, implementation, comp
         with Dispatched() as dispatched:
             optimizer.step()
         assert dispatched.calls == 0
+
+
+@needs_distributed
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own, about its environment
+@pytest.mark.parametrize("compiled", [False, True])
+def test_distributed_gradients_that_are_no_numbers(compiled, alone):
+    torch._dynamo.reset()
+    parts = model().double()
+    fsdp2(parts, alone)
+    optimizer = AdaBelief(parts.parameters(), lr=torch.tensor(0.01), skip_nonfinite=True)
+    if compiled:
+        optimizer.step = torch.compile(optimizer.step, backend="eager", fullgraph=True)
+    train(parts, optimizer, range(2))
+    before = [p.full_tensor().clone() for p in parts.parameters()]
+    next(parts.parameters()).grad.to_local()[0, 1] = float("inf")
+    optimizer.step()
+    assert optimizer.skipped == 1
+    assert all(torch.equal(p.full_tensor(), x) for p, x in zip(parts.parameters(), before, strict=True))
 
 
 @needs_distributed

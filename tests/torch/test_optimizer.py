@@ -147,7 +147,8 @@ def test_grad_scaler():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"rectify": True, "weight_decay": 0.1}, {"amsgrad": True, "weight_decouple": True}]
+    "options",
+    [{}, {"rectify": True, "weight_decay": 0.1}, {"amsgrad": True, "weight_decouple": True}, {"max_update": 0.6}],
 )
 def test_differentiable(options):
     """The derivative of three steps, by autograd, against finite differences."""
@@ -226,7 +227,7 @@ def test_old_pickles_without_newer_options():
     optimizer = AdaBelief([parameter()])
     state = optimizer.__getstate__()
     for group in state["param_groups"]:
-        del group["maximize"], group["differentiable"]
+        del group["maximize"], group["differentiable"], group["max_update"]
     old = AdaBelief.__new__(AdaBelief)
     old.__setstate__(state)
     set_gradients(old.param_groups[0]["params"], 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable
 from numbers import Real
@@ -16,13 +15,14 @@ from adabelief import rule
 from adabelief.keras.arguments import refuse_foreign
 from adabelief.keras.exclusions import Exclusions, located, matches, path
 from adabelief.keras.gradients import BACKEND, dense, sparse_rows
+from adabelief.keras.step import stepped
 from adabelief.options import (
     ADAPTIVE_FROM,
     BETA,
+    MAX_UPDATE,
     RATE,
     centralized_dims,
     check,
-    is_number,
     never_adaptive,
     never_adaptive_text,
 )
@@ -64,6 +64,7 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         check("beta_1", options["beta_1"], *BETA)
         check("beta_2", options["beta_2"], *BETA)
         check("adaptive_from", options["adaptive_from"], *ADAPTIVE_FROM)
+        check("max_update", options["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
         self._option_names = tuple(options)
         for name, value in options.items():
@@ -71,7 +72,8 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.clipvalue is not None:
             warnings.warn(
                 f"clipvalue={self.clipvalue}: elements clamped to a bound step after step look perfectly predictable "
-                "to AdaBelief, and their steps grow up to epsilon's limit. Use clipnorm or global_clipnorm instead.",
+                "to AdaBelief, and their steps grow up to the limit of epsilon or max_update. Use clipnorm or "
+                "global_clipnorm instead.",
                 stacklevel=self._frames,
             )
         if self.rectify and never_adaptive(self.beta_2, self.adaptive_from):
@@ -106,7 +108,7 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         return state
 
     def _rule_options(self) -> dict[str, Any]:
-        names = ("weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "adaptive_from")
+        names = ("weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "adaptive_from", "max_update")
         return {name: getattr(self, name) for name in names} | {
             "betas": (self.beta_1, self.beta_2),
             "eps": self.epsilon,
@@ -169,9 +171,9 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         rows, dims = sparse_rows(gradient), self._centralized_dims(variable)
         g = ops.cast(dense(gradient, variable), dtype)
         if rows is None or dims:
-            p, *state = self._stepped(g, *old, c=c, dims=dims)
+            p, *state = stepped(g, *old, c=c, dims=dims, gc_loc=self.gc_loc)
         else:
-            p_rows, *state_rows = self._stepped(*(ops.take(x, rows, axis=0) for x in (g, *old)), c=c, dims=())
+            p_rows, *state_rows = stepped(*(ops.take(x, rows, axis=0) for x in (g, *old)), c=c)
             p, *state = old
             state[:2] = state[0] * (1.0 - c.mean_gain), state[1] * c.beta2 + c.eps
             state[2:] = [ops.maximum(x, state[1]) for x in state[2:]]
@@ -182,27 +184,6 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
             self.assign(self._slow_buffers[i], ops.where(synchronize, p, slow))
         for x, new in zip((variable, *kept), (p, *state), strict=True):
             self.assign(x, new)
-
-    def _stepped(
-        self, g: Any, p: Any, m: Any, s: Any, *s_max: Any, c: rule.Coefficients, dims: tuple[int, ...]
-    ) -> list[Any]:
-        """The rule, in the type of the state: the new p, m, s (and its maximum)."""
-        if not _is(c.shrink, 1.0):
-            p = c.shrink * p
-        if not _is(c.l2, 0.0):
-            g = g + c.l2 * p
-        if dims and self.gc_loc:
-            g = g - _mean(g, dims)
-        d, belief_gain = g - m, c.belief_gain
-        m = m + c.mean_gain * d
-        if c.mean_gain <= 0.5:  # no digit is lost in taking d from the new m, and compilers step m in place, uncopied
-            d, belief_gain = g - m, belief_gain / (1.0 - c.mean_gain) ** 2
-        s = c.beta2 * s + (belief_gain * d * d + c.eps)
-        state = [s, *(ops.maximum(x, s) for x in s_max)]
-        step = m / (ops.sqrt(state[-1]) * c.root_scale + c.offset)
-        if dims and not self.gc_loc:
-            step = step - _mean(step, dims)
-        return [p - c.step_size * step, m, *state]
 
     def _update_lists(self, grads: Any, variables: Any, learning_rate: Any) -> None:
         """The step on the PyTorch backend: what decays, and what does not, as one list each."""
@@ -261,7 +242,7 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Nothing: the step decays by itself, since how depends on the options."""
 
     def _decays(self, index: int) -> bool:
-        return not _is(self.weight_decay, 0.0) and index not in self._undecayed
+        return self.weight_decay != 0.0 and index not in self._undecayed
 
     def exclude_from_weight_decay(self, var_list: list[Any] | None = None, var_names: list[str] | None = None) -> None:
         """Excludes variables from weight decay, coupled or not.
@@ -336,14 +317,5 @@ def _with_rows(x: Any, rows: Any, new: Any) -> Any:
     return ops.scatter_update(x, ops.expand_dims(rows, -1), new)
 
 
-def _mean(x: Any, dims: tuple[int, ...]) -> Any:
-    count = max(1, math.prod(x.shape[d] for d in dims))
-    return ops.sum(x, dims, keepdims=True) / count  # ops.mean is in float32 on JAX
-
-
 def _number(x: Any) -> float:
     return float(x if isinstance(x, Real) else ops.convert_to_tensor(x))
-
-
-def _is(x: Any, number: float) -> bool:
-    return is_number(x) and bool(x == number)

@@ -32,7 +32,16 @@ class AdaBelief(Base):
     been 0 becomes nan (0/0).
 
     **Clipping.** Use `clipnorm` or `global_clipnorm`. Under `clipvalue`, elements clamped to the same bound step after
-    step look perfectly predictable, g − m tends to 0 and the step grows up to the limit that epsilon sets.
+    step look perfectly predictable, g − m tends to 0 and the step grows up to the limit that epsilon sets, or
+    `max_update`.
+
+    **Bounding the step.** Adam's step is hardly longer than the learning rate; AdaBelief's has no bound but that of
+    epsilon (see `adabelief.rule`). `max_update` cuts m̂/denominator, element by element, to ±max_update before the
+    learning rate: with 1, no weight moves by more than learning_rate in a step, decay apart. It holds for rectified
+    steps, RAdam's factor included, and for those before them.
+
+    **Gradients that are inf or nan.** `keras.optimizers.LossScaleOptimizer(AdaBelief(...))` leaves out the steps that
+    have any.
 
     **Coming from adabelief-tf.** Its defaults, with a warm-up and decay over `total_steps`, are
 
@@ -54,6 +63,7 @@ class AdaBelief(Base):
         degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at beta_2 = 0.999) instead of waiting.
         adaptive_from: With `rectify`, the least length N_t of the simple moving average for an adaptive step, at least
             4.
+        max_update: Bound on every element of a step, as a multiple of the learning rate; None for none. See above.
         **kwargs: What every Keras optimizer takes: `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`,
             `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
 
@@ -86,6 +96,7 @@ class AdaBelief(Base):
         rectify: bool = False,
         degenerated_to_sgd: bool = True,
         adaptive_from: float = rule.ADAPTIVE_FROM,
+        max_update: float | None = None,
         **kwargs: Any,
     ) -> None:
         options = dict(
@@ -98,6 +109,7 @@ class AdaBelief(Base):
             rectify=rectify,
             degenerated_to_sgd=degenerated_to_sgd,
             adaptive_from=adaptive_from,
+            max_update=max_update,
         )
         super().__init__(learning_rate, weight_decay, options, **kwargs)
 
@@ -135,6 +147,7 @@ class AdaBeliefW(AdaBelief):
         rectify: bool = False,
         degenerated_to_sgd: bool = True,
         adaptive_from: float = rule.ADAPTIVE_FROM,
+        max_update: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -149,6 +162,7 @@ class AdaBeliefW(AdaBelief):
             rectify=rectify,
             degenerated_to_sgd=degenerated_to_sgd,
             adaptive_from=adaptive_from,
+            max_update=max_update,
             **kwargs,
         )
 
@@ -195,6 +209,9 @@ class RangerAdaBelief(Base):
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
         amsgrad: Divide by the root of the largest s so far.
         degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
+        max_update: Bound on every element of a step, as a multiple of the learning rate, as in `AdaBelief`: Lookahead's
+            way back to the slow weights apart. Steps are centralized (`gc_loc=False`) by the mean of the cut ones, so
+            that no element carries its row along, and what is left is cut.
         **kwargs: As in `AdaBelief`.
 
     Raises:
@@ -234,6 +251,7 @@ class RangerAdaBelief(Base):
         fixed_decay: bool = False,
         amsgrad: bool = False,
         degenerated_to_sgd: bool = True,
+        max_update: float | None = None,
         **kwargs: Any,
     ) -> None:
         check("k", k, *K)
@@ -253,6 +271,7 @@ class RangerAdaBelief(Base):
             fixed_decay=fixed_decay,
             amsgrad=amsgrad,
             degenerated_to_sgd=degenerated_to_sgd,
+            max_update=max_update,
         )
         super().__init__(learning_rate, weight_decay, options, **kwargs)
 

@@ -4,10 +4,10 @@
  *
  *     p <- shrink p;  g <- gain g + l2 p
  *     d = g - m;  m <- m + mean_gain d;  s <- beta2 s + belief_gain d d + eps
- *     p <- p - step_size m / (sqrt(max s) root_scale + offset)
+ *     p <- p - step_size cut(m / (sqrt(max s) root_scale + offset))                     (to [-bound, bound])
  *     slow <- slow + alpha (p - slow), p <- slow                                        (where Lookahead is due)
  *
- * where from g, or else from what step_size multiplies, the mean of its row is taken (if it is centralized).
+ * where from g, or else from what is cut, the mean of its row is taken, of steps that of the cut ones (if it is centralized).
  * Half-precision parameters are computed in float, with float state, and rounded once, to nearest even.
  * Every loop below is written so that the compiler vectorises it, for each of several instruction sets; which of them
  * runs is chosen when the library is loaded.
@@ -44,7 +44,7 @@
     X(elements) X(rows) X(row_length) X(first)
 #define SCALARS(X)                                                                                                     \
     X(gain) X(shrink) X(l2) X(mean_gain) X(beta2) X(belief_gain) X(eps) X(step_size) X(root_scale) X(offset)           \
-    X(alpha) X(synchronize) X(skip) X(t)
+    X(bound) X(alpha) X(synchronize) X(skip) X(t)
 
 #define ADDRESS_OR_COUNT(name) int64_t name;
 #define NUMBER(name) double name;
@@ -81,9 +81,9 @@ EXPORT const char *adabelief_layout(void) {
     R *restrict s_max = (R *)(intptr_t)tensor->s_max, *restrict slow = (R *)(intptr_t)tensor->slow;                    \
     const R gain = (R)c->gain, shrink = (R)c->shrink, l2 = (R)c->l2, mean_gain = (R)c->mean_gain;                      \
     const R beta2 = (R)c->beta2, belief_gain = (R)c->belief_gain, eps = (R)c->eps, step_size = (R)c->step_size;        \
-    const R root_scale = (R)c->root_scale, offset = (R)c->offset, alpha = (R)c->alpha;                                 \
+    const R root_scale = (R)c->root_scale, offset = (R)c->offset, bound = (R)c->bound, alpha = (R)c->alpha;            \
     (void)m, (void)s, (void)s_max, (void)slow, (void)mean_gain, (void)beta2, (void)belief_gain, (void)eps;             \
-    (void)step_size, (void)root_scale, (void)offset, (void)alpha;
+    (void)step_size, (void)root_scale, (void)offset, (void)bound, (void)alpha;
 
 /* The rule for element i, in three parts. Without coupled decay p takes no part in the gradient: 0 times an infinite one
  * would be nan. */
@@ -95,6 +95,7 @@ EXPORT const char *adabelief_layout(void) {
     R d = g_i - m[i];                                                                                                  \
     R m_i = m[i] + mean_gain * d;                                                                                      \
     R s_i = beta2 * s[i] + belief_gain * (d * d) + eps;
+#define CUT(x) x = x > bound ? bound : x, x = x < -bound ? -bound : x; /* nan stays nan */
 #define STEP(SQRT) (m_i / (SQRT(s_i) * root_scale + offset))
 
 /* The elements [from, to) of one tensor. */
@@ -109,7 +110,9 @@ EXPORT const char *adabelief_layout(void) {
             MOMENTS(R)                                                                                                 \
             m[i] = m_i, s[i] = s_i;                                                                                    \
             if (amsgrad) s_i = s_max[i] = MAX_OF(s_max[i], s_i);                                                       \
-            p_i -= step_size * (STEP(SQRT) - step_mean);                                                               \
+            R step = STEP(SQRT) - step_mean;                                                                           \
+            CUT(step)                                                                                                  \
+            p_i -= step_size * step;                                                                                   \
             if (lookahead) p_i = slow[i] = slow[i] + alpha * (p_i - slow[i]);                                          \
             p[i] = store_##T(p_i);                                                                                     \
         }                                                                                                              \
@@ -139,7 +142,8 @@ EXPORT const char *adabelief_layout(void) {
 #define STEP_TERM(R, SQRT)                                                                                             \
     MOMENTS(R)                                                                                                         \
     if (s_max) s_i = MAX_OF(s_max[i], s_i);                                                                            \
-    R x = STEP(SQRT);
+    R x = STEP(SQRT);                                                                                                  \
+    CUT(x)
 
 #define DEFINE_TYPE(T, R, SQRT)                                                                                        \
     DEFINE_UPDATE(update_##T, T, R, SQRT, 0, 0)                                                                        \

@@ -17,7 +17,7 @@ from adabelief.kernels.layout import PLACES, SCALARS
 GAIN, SHRINK, L2 = (tl.constexpr(SCALARS.index(name)) for name in ("gain", "shrink", "l2"))
 MEAN_GAIN, BETA2, BELIEF_GAIN = (tl.constexpr(SCALARS.index(name)) for name in ("mean_gain", "beta2", "belief_gain"))
 EPS, STEP_SIZE = (tl.constexpr(SCALARS.index(name)) for name in ("eps", "step_size"))
-ROOT_SCALE, OFFSET = (tl.constexpr(SCALARS.index(name)) for name in ("root_scale", "offset"))
+ROOT_SCALE, OFFSET, BOUND = (tl.constexpr(SCALARS.index(name)) for name in ("root_scale", "offset", "bound"))
 ALPHA, SYNCHRONIZE = (tl.constexpr(SCALARS.index(name)) for name in ("alpha", "synchronize"))
 SKIP, STEP_NUMBER = (tl.constexpr(SCALARS.index(name)) for name in ("skip", "t"))
 
@@ -47,12 +47,12 @@ def _scalars(
         mean_gain, beta2 = tl.load(c + MEAN_GAIN).to(R), tl.load(c + BETA2).to(R)
         belief_gain, eps = tl.load(c + BELIEF_GAIN).to(R), tl.load(c + EPS).to(R)
         step_size, root_scale = tl.load(c + STEP_SIZE).to(R), tl.load(c + ROOT_SCALE).to(R)
-        offset, alpha = tl.load(c + OFFSET).to(R), tl.load(c + ALPHA).to(R)
+        offset, bound, alpha = tl.load(c + OFFSET).to(R), tl.load(c + BOUND).to(R), tl.load(c + ALPHA).to(R)
         synchronize, skip = tl.load(c + SYNCHRONIZE).to(R), tl.load(c + SKIP).to(R)
         t = tl.load(c + STEP_NUMBER).to(R)
         return (
             gain, shrink, l2, mean_gain, beta2, belief_gain, eps,
-            step_size, root_scale, offset, alpha, synchronize, skip, t,
+            step_size, root_scale, offset, bound, alpha, synchronize, skip, t,
         )  # fmt: skip
     else:
         return values
@@ -75,6 +75,11 @@ def _moments(
 @triton.jit
 def _larger(s_max: tl.tensor, s: tl.tensor) -> tl.tensor:
     return tl.maximum(s_max, s, propagate_nan=tl.PropagateNan.ALL)  # as torch.maximum: what is broken stays visible
+
+
+@triton.jit
+def _cut(step: tl.tensor, bound: tl.tensor) -> tl.tensor:
+    return tl.where(step > bound, bound, tl.where(step < -bound, -bound, step))  # nan stays nan
 
 
 @triton.jit
@@ -122,7 +127,7 @@ def _update_elements(
         size = size // 8 * 8  # changes nothing, but tells the compiler that no mask cuts an access of 128 bits
     (
         gain, shrink, l2, mean_gain, beta2, belief_gain, eps,
-        step_size, root_scale, offset, alpha, synchronize, _, _,
+        step_size, root_scale, offset, bound, alpha, synchronize, _, _,
     ) = scalars  # fmt: skip
     i = tl.arange(0, BLOCK)
     inside = i < size
@@ -147,7 +152,7 @@ def _update_elements(
     step = _step(m_i, s_i, root_scale, offset, DOUBLE)
     if CENTRALIZED == "steps":
         step -= mean
-    p_i -= step_size * step
+    p_i -= step_size * _cut(step, bound)
     if LOOKAHEAD:  # noqa: SIM102 - one is known when the kernel is compiled, the other at every step
         if synchronize != 0:  # slow weights are not even read in the steps between
             slow_i = tl.load(slow + i, inside)
@@ -231,7 +236,7 @@ def _sum(
     p, g = _array(p, start, T, ALIGNED), _array(g, start, T, ALIGNED)
     m, s, s_max = _array(m, start, R, ALIGNED), _array(s, start, R, ALIGNED), _array(s_max, start, R, ALIGNED)
     (
-        gain, shrink, l2, mean_gain, beta2, belief_gain, eps, _, root_scale, offset, _, _, _, _,
+        gain, shrink, l2, mean_gain, beta2, belief_gain, eps, _, root_scale, offset, bound, _, _, _, _,
     ) = scalars  # fmt: skip
     total = tl.full([BLOCK], 0.0, tl.float64)
     for begin in range(0, length, BLOCK):
@@ -245,7 +250,8 @@ def _sum(
             m_i, s_i = _moments(x, m_i, s_i, mean_gain, beta2, belief_gain, eps)
             if AMSGRAD:
                 s_i = _larger(tl.load(s_max + i, inside, other=0.0), s_i)
-            x = tl.where(inside, _step(m_i, s_i, root_scale, offset, DOUBLE), 0.0)  # not 0 / 0 beyond the row
+            x = _cut(_step(m_i, s_i, root_scale, offset, DOUBLE), bound)
+            x = tl.where(inside, x, 0.0)  # not 0 / 0 beyond the row
         total += x.to(tl.float64)
     return tl.reduce(total, 0, _add)  # tl.sum would not be interpreted where these functions are
 

@@ -36,7 +36,7 @@ how many chunks and rows it has itself."""
 
 SCALARS = (
     *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),
-    *("step_size", "root_scale", "offset", "alpha", "synchronize", "skip", "t"),
+    *("step_size", "root_scale", "offset", "bound", "alpha", "synchronize", "skip", "t"),
 )
 """The numbers of a step: what the gradient is multiplied by, those of `rule.Coefficients`, Lookahead's share and
 whether it is due, whether nothing at all is to happen (both: not 0), and the step number, for what is rounded."""

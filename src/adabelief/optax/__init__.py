@@ -16,6 +16,8 @@ what a checkpoint is restored into; slow weights stay abstract there, since noth
 Donate parameters and state to a jitted step, and return them in the order of the arguments: JAX pairs what is donated
 with what is returned by type and order, and XLA copies what would be written over a tensor that is still needed.
 
+`optax.apply_if_finite(optimizer, n)` leaves out the steps whose gradients hold inf or nan, up to n in a row.
+
 Hyperparameters may be scheduled with `optax.inject_hyperparams`. Two of its habits to know: it takes every callable for
 a schedule, so name those that are none (`static_args=("mask",)`), and it stores numbers in the parameters' type, where
 b2 = 0.999 becomes 1 for bfloat16: pass `hyperparam_dtype=jnp.float32` with half-precision parameters.

@@ -26,6 +26,7 @@ def adabelief(
     rectify: bool = False,
     degenerated_to_sgd: bool = True,
     amsgrad: bool = False,
+    max_update: Scalar | None = None,
     maximize: bool = False,
     mu_dtype: DType | None = None,
     nu_dtype: DType | None = None,
@@ -49,7 +50,12 @@ def adabelief(
     (0/0).
 
     **Clipping.** Clip by norm (`optax.clip_by_global_norm`), not by value: elements clamped to a bound step after step
-    look perfectly predictable, g − m tends to 0 and the step grows up to the limit that eps sets.
+    look perfectly predictable, g − m tends to 0 and the step grows up to the limit that eps sets, or `max_update`.
+
+    **Bounding the step.** Adam's step is hardly longer than the learning rate; AdaBelief's has no bound but that of eps
+    (see `adabelief.rule`). `max_update` cuts m̂/denominator, element by element, to ±max_update before the learning
+    rate: with 1, no weight moves by more than learning_rate in a step, decay apart. It holds for rectified steps,
+    RAdam's factor included, and for those before them.
 
     Args:
         learning_rate: A number, a scalar array or a schedule: a function of the number of steps taken before.
@@ -62,6 +68,7 @@ def adabelief(
         rectify: Take rectified steps as RAdam does; with `amsgrad` they use the largest s as well.
         degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at b2 = 0.999) instead of waiting.
         amsgrad: Divide by the root of the largest s so far.
+        max_update: Bound on every element of a step, as a multiple of the learning rate; None for none. See above.
         maximize: Climb.
         mu_dtype: Type in which m is stored, see `scale_by_belief`.
         nu_dtype: Type in which s is stored, see `scale_by_belief`.
@@ -99,6 +106,7 @@ def adabelief(
         rectify=rectify,
         degenerated_to_sgd=degenerated_to_sgd,
         amsgrad=amsgrad,
+        max_update=max_update,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
     )
@@ -118,6 +126,7 @@ def adabeliefw(
     rectify: bool = False,
     degenerated_to_sgd: bool = True,
     amsgrad: bool = False,
+    max_update: Scalar | None = None,
     maximize: bool = False,
     mu_dtype: DType | None = None,
     nu_dtype: DType | None = None,
@@ -139,6 +148,7 @@ def adabeliefw(
         rectify: Take rectified steps as RAdam does.
         degenerated_to_sgd: With `rectify`, follow m in the first steps instead of waiting.
         amsgrad: Divide by the root of the largest s so far.
+        max_update: Bound on every element of a step, as a multiple of the learning rate; None for none.
         maximize: Climb.
         mu_dtype: Type in which m is stored, see `scale_by_belief`.
         nu_dtype: Type in which s is stored, see `scale_by_belief`.
@@ -168,6 +178,7 @@ def adabeliefw(
         rectify=rectify,
         degenerated_to_sgd=degenerated_to_sgd,
         amsgrad=amsgrad,
+        max_update=max_update,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
     )

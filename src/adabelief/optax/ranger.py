@@ -13,7 +13,7 @@ from adabelief import options, rule
 from adabelief.optax.arguments import DType, Scalar, ScalarOrSchedule, Tree, check_scalar, explained
 from adabelief.optax.leaves import map_leaves, wide
 from adabelief.optax.optimizers import chained
-from adabelief.optax.scale import scale_by_belief
+from adabelief.optax.scale import cut, scale_by_belief
 
 
 class LookaheadState(NamedTuple):
@@ -45,6 +45,7 @@ def ranger_adabelief(
     gc_outputs_last: bool = False,
     degenerated_to_sgd: bool = True,
     amsgrad: bool = False,
+    max_update: Scalar | None = None,
     maximize: bool = False,
     mu_dtype: DType | None = None,
     nu_dtype: DType | None = None,
@@ -78,6 +79,9 @@ def ranger_adabelief(
             of the outputs: the first in PyTorch's and equinox's kernels, the last in flax's, haiku's and Keras's.
         degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
         amsgrad: Divide by the root of the largest s so far.
+        max_update: Bound on every element of a step, as a multiple of the learning rate, as in `adabelief`: Lookahead's
+            way back to the slow weights apart. Steps are centralized (`gc_loc=False`) by the mean of the cut ones, so
+            that no element carries its row along, and what is left is cut.
         maximize: Climb.
         mu_dtype: Type in which m is stored, see `scale_by_belief`.
         nu_dtype: Type in which s is stored, see `scale_by_belief`.
@@ -101,6 +105,9 @@ def ranger_adabelief(
         >>> bool((updates == 0).all())  # the same along every row: nothing is left once centralized
         True
     """
+    of_steps = use_gc and not gc_loc
+    if max_update is not None:
+        check_scalar("max_update", max_update, options.MAX_UPDATE)
     belief = scale_by_belief(
         b1,
         b2,
@@ -110,12 +117,14 @@ def ranger_adabelief(
         amsgrad=amsgrad,
         adaptive_from=adaptive_from,
         eps_before_adaptive=False,
+        max_update=None if of_steps else max_update,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
     )
     scaled = [belief]
     if use_gc:
-        scaled.insert(0 if gc_loc else 1, _centralize(4 if gc_conv_only else 2, -1 if gc_outputs_last else 0))
+        min_dim, kept = 4 if gc_conv_only else 2, -1 if gc_outputs_last else 0
+        scaled.insert(of_steps, _centralize(min_dim, kept, max_update if of_steps else None))
     return chained(
         learning_rate,
         weight_decay,
@@ -199,11 +208,17 @@ def _copied(p: Any) -> tuple[jax.Array | jax.ShapeDtypeStruct]:
     return (jnp.array(p, wide(p), copy=True),)
 
 
-def _centralize(min_dim: int, kept: int) -> optax.GradientTransformation:
-    """`optax.centralize` for leaves of at least `min_dim` dimensions, with a choice of the dimension that is kept."""
+def _centralize(min_dim: int, kept: int, bound: Scalar | None) -> optax.GradientTransformation:
+    """`optax.centralize` for leaves of at least `min_dim` dimensions, with a choice of the dimension that is kept.
+
+    Where there is a bound, the mean is that of what is cut to it, and what comes out is cut to it, in every leaf.
+    """
 
     def centralized(x: jax.Array) -> jax.Array:
         dims = options.centralized_dims(x.ndim, min_dim, kept)
-        return x - x.mean(dims, keepdims=True) if dims else x
+        return bounded(x - bounded(x).mean(dims, keepdims=True) if dims else x)
+
+    def bounded(x: jax.Array) -> jax.Array:
+        return x if bound is None else cut(x, bound)
 
     return optax.stateless(lambda updates, params: jax.tree.map(centralized, updates))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ def scale_by_belief(
     amsgrad: bool = False,
     adaptive_from: Scalar = rule.ADAPTIVE_FROM,
     eps_before_adaptive: bool = True,
+    max_update: Scalar | None = None,
     mu_dtype: DType | None = None,
     nu_dtype: DType | None = None,
 ) -> optax.GradientTransformation:
@@ -68,6 +70,8 @@ def scale_by_belief(
         amsgrad: Divide by the root of the largest s so far.
         adaptive_from: With `rectify`, the least length N_t of the simple moving average for an adaptive step.
         eps_before_adaptive: With `rectify`, add eps to s in the steps that are not adaptive yet as well.
+        max_update: Bound on every element of the update, rectified or not, and of complex ones on both parts: a number
+            above 0, a scalar array, or None for no bound. nan stays visible.
         mu_dtype: Type in which m is stored; by default the parameter's, or float32 if that is narrower. Complex leaves
             are stored as complex numbers of that precision, or complex64 if it is narrower.
         nu_dtype: The same for s, and its maximum. In bfloat16 s cannot decay where b2 > 0.998, and float16 has no eps
@@ -95,6 +99,8 @@ def scale_by_belief(
     check_scalar("b2", b2, options.BETA)
     check_scalar("eps", eps, options.RATE)
     check_scalar("adaptive_from", adaptive_from, options.ADAPTIVE_FROM)
+    if max_update is not None:
+        check_scalar("max_update", max_update, options.MAX_UPDATE)
     check_dtype("mu_dtype", mu_dtype)
     check_dtype("nu_dtype", nu_dtype)
     if rectify:
@@ -120,6 +126,7 @@ def scale_by_belief(
             degenerated_to_sgd=degenerated_to_sgd,
             adaptive_from=adaptive_from,
             eps_before_adaptive=eps_before_adaptive,
+            max_update=max_update,
             xp=jnp,
         )
         old = dict(mu=state.mu, nu=state.nu, nu_max=state.nu_max) if amsgrad else dict(mu=state.mu, nu=state.nu)
@@ -153,4 +160,15 @@ def _real_step(
     s = (c.beta2 * s + c.eps) + c.belief_gain * d * d
     m = jnp.where(s != s, s, m + c.mean_gain * d)
     new = [m, s] if not s_max else [m, s, jnp.maximum(s_max[0], s)]
-    return [c.step_size * m / (jnp.sqrt(new[-1]) * c.root_scale + c.offset), *new]
+    step = m / (jnp.sqrt(new[-1]) * c.root_scale + c.offset)
+    if not (isinstance(scalars.bound, float) and scalars.bound == math.inf):
+        step = cut(step, c.bound)
+    return [c.step_size * step, *new]
+
+
+def cut(x: jax.Array, bound: Any) -> jax.Array:
+    """An array cut to [−bound, bound], a complex one in both parts; nan stays nan."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(cut(x.real, bound), cut(x.imag, bound))
+    bound = jnp.asarray(bound, x.dtype)
+    return jnp.clip(x, -bound, bound)

@@ -13,8 +13,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.options import BETA, RATE, check, never_adaptive, never_adaptive_text, pair
-from adabelief.torch import internals, launch, state, storage
+from adabelief.options import BETA, MAX_UPDATE, RATE, check, never_adaptive, never_adaptive_text, pair
+from adabelief.torch import finite, internals, launch, state, storage
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
 from adabelief.torch.plan import Plan, Share
@@ -22,11 +22,11 @@ from adabelief.torch.update import Options, Recipe, Tensors, update
 
 Group = dict[str, Any]
 
-CHOOSING = ("foreach", "fused", "capturable", "differentiable", "amsgrad", "use_gc", "gc_conv_only", "gc_loc")
-CHOOSING += ("state_bits",)
+CHOOSING = ("foreach", "fused", "capturable", "differentiable", "amsgrad", "state_bits")
+CHOOSING += ("use_gc", "gc_conv_only", "gc_loc")
 """Options that decide what a plan is; the others are read at every step."""
 
-RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd")
+RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "max_update")
 """Options that go to `rule.coefficients` as they are."""
 
 
@@ -70,7 +70,7 @@ class Base(Optimizer):
         self._check(group)
         warned = any(self._never_adaptive(other) for other in self.param_groups)
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        group = finite.begun(self.param_groups[-1])
         try:
             self._check_parameters(group)
         except ValueError:
@@ -104,33 +104,36 @@ class Base(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and not self._skips_on_device() and _has_value(found_inf) and float(found_inf):
-            return loss
         if any(group["params"] and group["params"][0].is_cuda for group in self.param_groups):
             internals.check_graph_capture(self)
-        if torch.compiler.is_compiling():
-            for group in self.param_groups:
-                self._step_group(group)
-        elif any(map(wanted, self.param_groups)):
-            self._step_planned()
+        groups, skip = finite.due(self, self._skips_on_device())
+        if not torch.compiler.is_compiling() and any(map(wanted, groups)):
+            self._step_planned(groups, skip)
         else:
-            for group in self.param_groups:
-                self._step_group(group)
+            for group in groups:
+                self._step_group(group, skip)
         return loss
 
+    @property
+    def skipped(self) -> int | Tensor:
+        """The steps that `skip_nonfinite` has left out: saved and loaded with the groups that asked for it.
+
+        A tensor on their device where that decides (`capturable`), so that nobody waits for it before reading it.
+        """
+        return finite.skipped(self.param_groups)
+
     def _skips_on_device(self) -> bool:
-        """Whether kernels decide about `found_inf`, so that the host need not wait for it."""
+        """Whether steps are skipped where the gradients are, so that the host need not wait for what is found there."""
         compiling = torch.compiler.is_compiling()
         return all(
-            wanted(group) and (compiling or (group["capturable"] and group["params"][0].device.type != "cpu"))
+            (compiling or (group["capturable"] and group["params"][0].device.type != "cpu"))
+            and not group["differentiable"]
             for group in self.param_groups
             if group["params"]
         )
 
-    def _step_planned(self) -> None:
+    def _step_planned(self, groups: list[Group], skip: Tensor | None) -> None:
         """The step of groups of which at least one wants a kernel: by the last plan, or by a new one."""
-        groups = self.param_groups
         lists, choices = [group["params"] for group in groups], [[*map(group.get, CHOOSING)] for group in groups]
         plan: Plan | None = self.__dict__.get("_plan")
         held = plan.hold(choices, lists, self.state) if plan else None
@@ -144,20 +147,20 @@ class Base(Optimizer):
         try:
             for group, part in zip(groups, parts, strict=True):
                 if part:
-                    part.step(self._recipe(group), group["params"])
+                    part.step(self._recipe(group, skip), group["params"])
                     if part.rest:
-                        self._step_group(group | {"params": [group["params"][i] for i in part.rest]})
+                        self._step_group(group | {"params": [group["params"][i] for i in part.rest]}, skip)
                 else:
-                    self._step_group(group)
+                    self._step_group(group, skip)
         finally:
             if held:
                 held.release()
 
-    def _step_group(self, group: Group) -> None:
+    def _step_group(self, group: Group, skip: Tensor | None) -> None:
         """The step of a group without a plan: in a compiled graph, with foreach, or one tensor after another."""
         compiling, recorded = torch.compiler.is_compiling(), group["differentiable"]
         with torch.set_grad_enabled(recorded):
-            tensors, options, recipe = self._tensors(group), self._options(group), self._recipe(group)
+            tensors, options, recipe = self._tensors(group), self._options(group), self._recipe(group, skip)
             if compiling and wanted(group):
                 compiled_update(tensors, recipe, options)
                 return
@@ -214,15 +217,21 @@ class Base(Optimizer):
             for (column, name), xs in zip(state.COLUMNS.items(), columns, strict=True):
                 xs.append(entry.get(name) if group["amsgrad"] or not column.startswith("s_max") else None)
 
-    def _recipe(self, group: Group) -> Recipe:
-        """What the scalars of a group's step follow from, in the form that it needs: numbers, or tensors if traced."""
+    def _recipe(self, group: Group, skip: Tensor | None = None) -> Recipe:
+        """What the scalars of a group's step follow from, in the form that it needs: numbers, or tensors if traced.
+
+        `skip` is what `finite.due` returns for the groups that asked.
+        """
         compiling, traced = torch.compiler.is_compiling(), _traced(group)
         scale = getattr(self, "grad_scale", None)
         gain = -1.0 if group["maximize"] else 1.0
         if scale is not None:
-            gain = gain / (float(scale) if _has_value(scale) and not (traced or group["differentiable"]) else scale)
-        found_inf = getattr(self, "found_inf", None)
-        skip = found_inf if traced and isinstance(found_inf, Tensor) else 0.0
+            gain = gain / (
+                float(scale) if internals.has_value(scale) and not (traced or group["differentiable"]) else scale
+            )
+        found: Any = skip if skip is not None and group["skip_nonfinite"] else getattr(self, "found_inf", None)
+        place = group["params"][0].device if group["capturable"] else "cpu"  # of the step numbers
+        found = found.to(place) if traced and isinstance(found, Tensor) else 0.0
         lr, betas = group["lr"], group["betas"]
         if compiling:  # so that the graph serves every number
             lr, betas = _tensor(lr), tuple(map(_tensor, betas))
@@ -230,7 +239,7 @@ class Base(Optimizer):
             lr, betas = _scalar(lr), tuple(map(_scalar, betas))
         else:
             lr, betas = float(lr), tuple(map(float, betas))
-        return Recipe(partial(self._coefficients, group, lr, betas), gain, skip=skip)
+        return Recipe(partial(self._coefficients, group, lr, betas), gain, skip=found)
 
     def _coefficients(self, group: Group, lr: Any, betas: Any, t: Any, **more: Any) -> rule.Coefficients:
         return rule.coefficients(t, lr=lr, **({name: group[name] for name in RULE} | {"betas": betas}), **more)
@@ -253,17 +262,16 @@ class Base(Optimizer):
         pair("betas", group["betas"], *BETA, passes=_is_beta)
         for name in ("eps", "weight_decay"):
             check(name, group[name], *RATE)
-        if storage.pair(group["state_bits"]) != (32, 32) and group["differentiable"]:
-            raise ValueError(
-                f"state_bits={group['state_bits']!r} and differentiable=True exclude each other, since autograd cannot "
-                "follow a rounding; use state_bits=32"
-            )
+        storage.check(group)
+        check("max_update", group["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
         if group["fused"]:
             others = [name for name in ("foreach", "differentiable") if group[name]]
             if others:
                 raise ValueError(f"fused=True and {others[0]}=True exclude each other; leave one of them out")
         if group["foreach"] and group["differentiable"]:
             raise ValueError("foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True")
+        if group["skip_nonfinite"] and group["differentiable"]:
+            raise ValueError("skip_nonfinite=True has no derivative for autograd to record; use differentiable=False")
 
     def _check_parameters(self, group: Group) -> None:
         """Raises ValueError for parameters that a group cannot have."""
@@ -300,9 +308,7 @@ class Base(Optimizer):
             lines += [f"    {name}: {value}" for name, value in sorted(group.items()) if name != "params"]
             floor = rule.denominator_floor(group["eps"], float(group["betas"][1]))
             lines.append(f"    denominator floor: {floor:.2g} = sqrt(eps / (1 - beta2)) + eps")
-            if storage.pair(group["state_bits"]) != (32, 32):
-                whole = sum(not storage.codable(p) for p in group["params"])
-                lines.append(f"    state in float32: that of {whole} of {len(group['params'])} tensors, small ones")
+            lines += storage.described(group)
         return "\n".join([*lines, ")"])
 
 
@@ -329,11 +335,6 @@ def _traced(group: Group) -> bool:
     """Whether what follows from the step number is computed by torch, as tensors."""
     learned = group["differentiable"] and any(isinstance(beta, Tensor) for beta in group["betas"])
     return bool(group["capturable"] or torch.compiler.is_compiling() or learned)
-
-
-def _has_value(x: Any) -> bool:
-    """Whether a number can be read: not of a fake tensor, which estimates memory."""
-    return not isinstance(x, Tensor) or internals.is_plain(x)
 
 
 def _is_beta(value: Any) -> bool:

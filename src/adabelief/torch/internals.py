@@ -71,6 +71,11 @@ def is_plain(tensor: Tensor) -> bool:
     return type(tensor) in PLAIN and (torch.compiler.is_compiling() or not _is_wrapped(tensor))
 
 
+def has_value(x: Any) -> bool:
+    """Whether a number can be read: not of a fake tensor, which estimates memory."""
+    return not isinstance(x, Tensor) or is_plain(x)
+
+
 def is_distributed(tensor: Tensor) -> bool:
     """Whether a tensor is a distributed one, of exactly torch's own type.
 

@@ -18,6 +18,7 @@ class Operators:
         self.add_, self.sub_, self.mul_, self.neg_ = map(named, ("add_", "sub_", "mul_", "neg_"))
         self.sub, self.sqrt, self.reciprocal_ = map(named, ("sub", "sqrt", "reciprocal_"))
         self.maximum_, self._addcmul_, self._addcdiv_ = map(named, ("maximum_", "addcmul_", "addcdiv_"))
+        self._clamp_min_, self._clamp_max_ = map(named, ("clamp_min_", "clamp_max_"))
 
     def add_scaled_(self, xs: Tensors, ys: Tensors, scale: Any) -> None:
         """X ← x + scale · y."""
@@ -36,6 +37,11 @@ class Operators:
             ys = [y.clone() for y in ys]
             self.mul_(ys, zs)
             self.add_scaled_(xs, ys, scale)
+
+    def cut_(self, xs: Tensors, bound: Any) -> None:
+        """X cut to [−bound, bound]; nan stays nan."""
+        self._clamp_max_(xs, bound)
+        self._clamp_min_(xs, [-each for each in bound] if isinstance(bound, list) else -bound)
 
     def add_quotient_(self, xs: Tensors, ys: Tensors, zs: Tensors, scale: float) -> None:
         """X ← x + scale · y / z."""

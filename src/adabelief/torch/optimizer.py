@@ -32,7 +32,13 @@ class AdaBelief(Base):
     weight whose gradient has always been 0 becomes nan (0/0).
 
     **Clipping.** Clip by norm, not by value: elements clamped to a bound step after step look perfectly predictable,
-    g − m tends to 0 and the step grows up to the limit that eps sets.
+    g − m tends to 0 and the step grows up to the limit that eps sets, or `max_update`.
+
+    **Bounding the step.** Adam's step is hardly longer than lr, AdaBelief's has no bound but that of eps. With b =
+    beta1 = beta2, V the mean of (g − m_old)² and x = m/√V, Adam's v is m² + b·V and AdaBelief's s is b²·V: so Adam
+    steps x/√(x² + b), less than 1, and AdaBelief x/b, far where the gradient is predictable. `max_update` cuts
+    m̂/denominator, element by element, to ±max_update before the learning rate: with 1, no weight moves by more than lr
+    in a step, decay apart. It holds for rectified steps, RAdam's factor included, and for those before them.
 
     Args:
         params: Parameters, named parameters, or dicts of parameter groups; every option below may differ per group.
@@ -46,6 +52,12 @@ class AdaBelief(Base):
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay, whatever lr is; at lr = 0 nothing moves.
         rectify: Take rectified steps as RAdam does; with `amsgrad` they use the largest s as well.
         degenerated_to_sgd: With `rectify`, follow m in the first steps (5 at beta2 = 0.999) instead of waiting.
+        max_update: Bound on every element of a step, as a multiple of lr; None for none. See above.
+        skip_nonfinite: Leave a step out where gradients hold inf or nan: weights, state and step numbers stay as they
+            were, and `skipped` counts it. One decision for all groups that ask, and for all processes that share
+            distributed gradients (DTensor); it costs one more read of the gradients. With `capturable` on a GPU, and
+            inside torch.compile, it is made there; elsewhere the host waits for it. Steps that a GradScaler leaves to
+            the optimizer (`fused=True`) and finds inf in are skipped and counted too; without, it does not call `step`.
         foreach: Update lists of tensors at a time (True), or one tensor after another (False); by default, lists where
             no kernel serves, but for tensors of other packages' types. The lists are bucketed: the one temporary copy
             is of a bucket, not of the model; of one tensor where it goes one by one.
@@ -92,6 +104,8 @@ class AdaBelief(Base):
         rectify: bool = False,
         degenerated_to_sgd: bool = True,
         *,
+        max_update: float | None = None,
+        skip_nonfinite: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -111,6 +125,8 @@ class AdaBelief(Base):
                 fixed_decay=fixed_decay,
                 rectify=rectify,
                 degenerated_to_sgd=degenerated_to_sgd,
+                max_update=max_update,
+                skip_nonfinite=skip_nonfinite,
                 foreach=foreach,
                 maximize=maximize,
                 capturable=capturable,
@@ -151,6 +167,8 @@ class AdaBeliefW(AdaBelief):
         fixed_decay: bool = False,
         rectify: bool = False,
         degenerated_to_sgd: bool = True,
+        max_update: float | None = None,
+        skip_nonfinite: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -169,6 +187,8 @@ class AdaBeliefW(AdaBelief):
             fixed_decay=fixed_decay,
             rectify=rectify,
             degenerated_to_sgd=degenerated_to_sgd,
+            max_update=max_update,
+            skip_nonfinite=skip_nonfinite,
             foreach=foreach,
             maximize=maximize,
             capturable=capturable,

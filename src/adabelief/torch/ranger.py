@@ -49,6 +49,10 @@ class RangerAdaBelief(Base):
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay.
         amsgrad: Divide by the root of the largest s so far.
         degenerated_to_sgd: Follow m before steps are adaptive, instead of waiting.
+        max_update: Bound on every element of a step, as a multiple of lr, as in `AdaBelief`: Lookahead's way back to
+            the slow weights apart. Steps are centralized (`gc_loc=False`) by the mean of the cut ones, so that no
+            element carries its row along, and what is left is cut.
+        skip_nonfinite: As in `AdaBelief`.
         foreach: As in `AdaBelief`.
         maximize: Climb.
         capturable: Keep step counts on the parameters' device, for CUDA graphs.
@@ -89,6 +93,8 @@ class RangerAdaBelief(Base):
         fixed_decay: bool = False,
         amsgrad: bool = False,
         degenerated_to_sgd: bool = True,
+        max_update: float | None = None,
+        skip_nonfinite: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -114,6 +120,8 @@ class RangerAdaBelief(Base):
                 amsgrad=amsgrad,
                 rectify=True,
                 degenerated_to_sgd=degenerated_to_sgd,
+                max_update=max_update,
+                skip_nonfinite=skip_nonfinite,
                 foreach=foreach,
                 maximize=maximize,
                 capturable=capturable,
@@ -153,8 +161,8 @@ class RangerAdaBelief(Base):
                 stacklevel=5,
             )
 
-    def _recipe(self, group: Group) -> Recipe:
-        return super()._recipe(group)._replace(alpha=group["alpha"], k=int(group["k"]))
+    def _recipe(self, group: Group, skip: Tensor | None = None) -> Recipe:
+        return super()._recipe(group, skip)._replace(alpha=group["alpha"], k=int(group["k"]))
 
     def _coefficients(self, group: Group, lr: Any, betas: Any, t: Any, **more: Any) -> rule.Coefficients:
         more |= {"adaptive_from": self._adaptive_from(group), "eps_before_adaptive": False}

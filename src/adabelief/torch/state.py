@@ -124,6 +124,6 @@ def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
             if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
                 found = f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
                 raise ValueError(
-                    f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes of "
-                    f"{COLUMNS[column]}, got {found}; load a checkpoint that is whole"
+                    f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
+                    f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
                 )

@@ -1,8 +1,8 @@
-"""How the state of a parameter is stored: in float32, in 16 bits (bf16), or in codes of 8 with an exponent for each block.
+"""How the state of a parameter is stored: in float32, in 16 bits (bf16), or in codes of 8 with exponents beside them.
 
-The update never learns of it: `opened` gives a bucket with its state in float32, which is the stored tensor itself where
-that is float32, and `close` takes it back after the step. The kernels do the same by the tile. What codes are, and how
-they are rounded, is in adabelief/codes.py.
+The update never learns of it: `opened` gives a bucket with its state in float32, which is the stored tensor itself
+where that is float32, and `close` takes it back after the step. The kernels do the same by the tile. What codes are,
+and how they are rounded, is in adabelief/codes.py.
 
 Codes have the shape of their parameter, exponents that of (rows, blocks of a row), where a row is p[i], and of a
 parameter with one dimension each BLOCK of its elements: they are sharded along the first dimension, saved and loaded as
@@ -46,6 +46,23 @@ def pair(state_bits: Any) -> tuple[int, int]:
         )
     m, s = both
     return m, s
+
+
+def check(group: dict[str, Any]) -> None:
+    """Raises ValueError where a group's state cannot be stored as it asks."""
+    if pair(group["state_bits"]) != (32, 32) and group["differentiable"]:
+        raise ValueError(
+            f"state_bits={group['state_bits']!r} and differentiable=True exclude each other, since autograd cannot "
+            "follow a rounding; use state_bits=32"
+        )
+
+
+def described(group: dict[str, Any]) -> list[str]:
+    """What a group's repr says of it: how many tensors keep their state in float32, or wider."""
+    if pair(group["state_bits"]) == (32, 32):
+        return []
+    whole = sum(not codable(p) for p in group["params"])
+    return [f"    state in float32: that of {whole} of {len(group['params'])} tensors (short rows, or few elements)"]
 
 
 def bits_of(p: Tensor, column: str, state_bits: Any) -> int:
@@ -129,7 +146,7 @@ def encode(x: Tensor, stored: Tensor, exponents: Tensor | None, column: str, sta
 
 
 def stored_as(state: dict[str, Any], p: Tensor, column: str, names: dict[str, str], bits: int) -> None:
-    """Has a column of a parameter's state stored in so many bits: begun with zeros, or kept as it is or as near as it can.
+    """Has a column of a parameter's state stored in so many bits: zeros to begin with, or else what is there.
 
     Args:
         state: The parameter's.

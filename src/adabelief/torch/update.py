@@ -6,6 +6,7 @@ precision), round the parameter once, and read the gradient only.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -77,6 +78,7 @@ class Scalars(NamedTuple):
     step_size: Any
     root_scale: Any
     offset: Any
+    bound: Any
     alpha: Any
     synchronize: Any
     """Whether Lookahead is due."""
@@ -137,11 +139,12 @@ def update(
         traced: Keep the step numbers and all that follows from them on the device as tensors, as CUDA graphs and
             torch.compile need it.
     """
-    if not tensors.params or (recipe.skip is not False and float(recipe.skip)):
+    skip = recipe.skip if traced and isinstance(recipe.skip, Tensor) else None  # which only the device can read
+    if not tensors.params or (skip is None and float(recipe.skip)):
         return
     # A step number that is no plain tensor (a fake one, which estimates memory) has no value to be read.
     traced = traced or any(type(step) is not Tensor for step in tensors.steps)
-    torch._foreach_add_(tensors.steps, 1.0)
+    torch._foreach_add_(tensors.steps, 1.0 if skip is None else 1.0 - skip)  # a skipped step is not counted
     numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
     if not recorded:
         limit = CPU_BUCKET_BYTES if tensors.params[0].device.type == "cpu" else BUCKET_BYTES
@@ -162,7 +165,12 @@ def update(
             scalars = Scalars(*(_each(x, len(indices)) for x in recipe.scalars(t, torch)))
         else:
             scalars = recipe.scalars(numbers[indices[0]])
+        arrays = [bucket.params, *bucket.columns.values()] if skip is not None else []
+        written = [x for xs in arrays for x in xs if x is not None]
+        kept = [x.clone() for x in written]
         step_stored(bucket, scalars, options, [dims[i] for i in indices], operators)
+        for x, before in zip(written, kept, strict=True):
+            x.copy_(torch.where(skip.to(x.device) == 0, x, before))
 
 
 def step_stored(
@@ -191,8 +199,8 @@ def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int,
         s = s_max.copy_(torch.maximum(s_max.clone(), s))
     step = m / (s.sqrt() * c.root_scale + c.offset)
     if dims and not options.gc_loc:
-        step = step - step.mean(dims, keepdim=True)
-    p_new = p_new - c.step_size * step
+        step = step - _cut(step, c.bound).mean(dims, keepdim=True)
+    p_new = p_new - c.step_size * _cut(step, c.bound)
     p.copy_(_synchronized(arrays["slow"], p_new, c.synchronize, c.alpha) if "slow" in arrays else p_new)
 
 
@@ -228,7 +236,8 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     o.mul_(d, c.root_scale)
     o.add_(d, c.offset)
 
-    in_place = isinstance(c.step_size, float) and not (narrow or (centralize and not options.gc_loc))
+    of_steps, bounded = centralize and not options.gc_loc, not _is(c.bound, math.inf)
+    in_place = isinstance(c.step_size, float) and not (narrow or of_steps or bounded)
     if in_place:
         if not _is(c.shrink, 1.0):
             o.mul_(params, c.shrink)
@@ -237,8 +246,10 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     else:
         o.reciprocal_(d)
         o.mul_(d, m)
-        if centralize and not options.gc_loc:
-            _centralize_(d, dims)
+        if of_steps:
+            _centralize_(d, dims, c.bound)
+        if bounded:
+            o.cut_(d, c.bound)
         o.mul_(d, c.step_size)
         o.neg_(d)
         o.add_scaled_(d, params, c.shrink)
@@ -259,10 +270,17 @@ def _synchronized(slow: Tensor, p: Tensor, due: Any, alpha: float) -> Tensor:
     return slow.lerp_(p.to(slow.dtype), alpha) if due else p
 
 
-def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]]) -> None:
-    for x, dim in zip(tensors, dims, strict=True):
+def _cut(x: Tensor, bound: Any) -> Tensor:
+    """A step cut to [−bound, bound]; nan stays nan."""
+    return x if _is(bound, math.inf) else x.clamp(-bound, bound)
+
+
+def _centralize_(tensors: list[Tensor], dims: list[tuple[int, ...]], bound: Any = math.inf) -> None:
+    """X ← x − the mean of x cut to [−bound, bound]."""
+    bounds = bound if isinstance(bound, list) else [bound] * len(tensors)
+    for x, dim, each in zip(tensors, dims, bounds, strict=True):
         if dim:
-            x.sub_(x.mean(dim, keepdim=True))
+            x.sub_(_cut(x, each).mean(dim, keepdim=True))
 
 
 def _buckets(

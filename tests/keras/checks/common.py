@@ -27,7 +27,7 @@ only = {name: pytest.mark.skipif(name != BACKEND, reason=f"of {name}") for name 
 SHAPES = ((), (5,), (3, 4), (2, 3, 2, 2))
 STATES = {"exp_avg": "_exp_avgs", "exp_avg_var": "_exp_avg_vars", "max_exp_avg_var": "_max_exp_avg_vars"}
 STATES["slow_buffer"] = "_slow_buffers"
-OPTIONS = ("weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "amsgrad")
+OPTIONS = ("max_update", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "amsgrad")
 OPTIONS += ("use_gc", "gc_conv_only", "gc_loc", "gc_outputs_last", "k", "alpha")
 ARGUMENTS = {"lr": "learning_rate", "eps": "epsilon"}
 MIXES = mixes_without("maximize")

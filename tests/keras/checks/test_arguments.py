@@ -74,6 +74,8 @@ def test_warmup_decay_matches_adabelief_tf_formula():
         (AdaBelief, {"beta_1": 1.0}, r"beta_1 must be a number in \[0, 1\), got 1\.0"),
         (AdaBelief, {"beta_2": -0.1}, "beta_2"),
         (AdaBelief, {"epsilon": float("nan")}, "epsilon must be a finite number, at least 0, got nan"),
+        (AdaBelief, {"max_update": 0}, "max_update must be a number above 0, or None for no bound, got 0"),
+        (RangerAdaBelief, {"max_update": True}, "max_update must be .* got True"),
         (AdaBeliefW, {"weight_decay": "1e-2"}, "weight_decay must be a finite number, at least 0, got '1e-2'"),
         (RangerAdaBelief, {"k": 0}, "k must be a whole number, at least 1, got 0"),
         (RangerAdaBelief, {"alpha": 2}, "alpha"),

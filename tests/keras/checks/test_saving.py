@@ -47,7 +47,7 @@ def test_exclusions(decay, excluded):
 
 CONFIGS = [
     AdaBelief(2e-3, 0.8, 0.99, 1e-12, 0.1, True, True, True, True, False, clipnorm=1.0, name="mine"),
-    AdaBeliefW(fixed_decay=True, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=3),
+    AdaBeliefW(max_update=0.5, fixed_decay=True, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=3),
     RangerAdaBelief(k=3, alpha=0.3, adaptive_from=4.5, use_gc=False, gc_loc=False, gc_outputs_last=False),
     AdaBelief(WarmupDecay(1e-3, 100, min_lr=1e-5), gradient_accumulation_steps=2, loss_scale_factor=8.0),
 ]
@@ -63,6 +63,8 @@ def test_config_round_trip(optimizer):
         assert type(copy) is type(optimizer)
         assert copy.get_config() == config
     type(optimizer)(**{k: v for k, v in config.items() if not isinstance(v, dict)})
+    older = {name: value for name, value in config.items() if name != "max_update"}
+    assert type(optimizer).from_config(older).max_update is None
 
 
 @pytest.mark.parametrize("resumed_by", ["load_model", "load_weights"])
