@@ -160,5 +160,7 @@ def _blocks(x: Any, xp: Any) -> Any:
 
 def _spread(each: Any, length: int, xp: Any) -> Any:
     """A number of each block for each of its elements."""
-    width = min(BLOCK, max(length, 1))
-    return xp.broadcast_to(each[:, :, None], (*each.shape, width)).reshape(len(each), -1)[:, :length]
+    rows, whole = len(each), length // BLOCK
+    spread = xp.broadcast_to(each[:, :whole, None], (rows, whole, BLOCK)).reshape(rows, whole * BLOCK)
+    rest = length - whole * BLOCK  # apart: torch.compile reads past the end of what is cut from a broadcast array
+    return spread if not rest else xp.concatenate((spread, xp.broadcast_to(each[:, whole:], (rows, rest))), axis=1)
