@@ -70,6 +70,14 @@ class AdaBelief(Base):
             tensors through the one in Triton. That one serves ROCm tensors too, but has not been run on any: there it
             is for those who ask with True. What a kernel does not take (a gradient whose layout is not that of its
             parameter) goes through foreach. With True the GradScaler leaves unscaling to the step, as with torch's own.
+        state_bits: In how many bits m and s are kept, 32, 16 or 8, or a pair for the two, as in `(16, 8)`; the largest
+            s goes with s. 8 bits are codes with an exponent for every 256 neighbours within a row (2.01 bytes a
+            parameter for both instead of 8), 16 are bf16; both are rounded by a dither that depends on element and step
+            alone (`adabelief.codes`), so that small changes are not lost. The step itself is taken in float32. Where a
+            number is inf or nan, all of its block reads as nan in the next step. Tensors of fewer than 4,096 elements,
+            with rows of fewer than 64, in double precision or complex keep their state as it is, and so do those of one
+            dimension that are sharded. Checkpoints of all kinds load into each other: this optimizer's option decides.
+            On GPUs such tensors go through foreach.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.

@@ -58,6 +58,7 @@ class RangerAdaBelief(Base):
         capturable: Keep step counts on the parameters' device, for CUDA graphs.
         differentiable: Let autograd record the step.
         fused: As in `AdaBelief`.
+        state_bits: As in `AdaBelief`; the slow weights are kept as they are.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.
