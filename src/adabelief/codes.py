@@ -44,8 +44,8 @@ class Code(NamedTuple):
     """Steps by which its dither is ahead of the others'."""
 
 
-CODES = {"m": Code(3, False, 77_777), "s": Code(4, True, 0), "s_max": Code(4, True, 0)}
-"""By the columns' names in `kernels.layout`."""
+CODES = {"m": Code(3, False, 77_777), "s": Code(4, True, 0), "s_max": Code(4, True, 0), "p": Code(7, False, 155_554)}
+"""By the columns' names in `kernels.layout`; weights, p, are in 16 bits at least."""
 
 
 def dither(column: str, rows: int, length: int, first: int, t: Any, xp: Any = np, **where: Any) -> Any:
@@ -126,6 +126,41 @@ def encode16(x: Any, column: str, r: Any, xp: Any = np) -> Any:
 def decode16(halves: Any, xp: Any = np) -> Any:
     """The float32 with these upper halves."""
     return (xp.asarray(halves, dtype=xp.int32) << 16).view(xp.float32)
+
+
+def split(x: Any, bits: int, r: Any, xp: Any = np) -> tuple[Any, Any]:
+    """A weight as bf16, to the nearest (halves away from 0), and what is left of its float32: int16 and int16 or int8.
+
+    Args:
+        x: float32 of shape (rows, length).
+        bits: How many of a float32 are kept in both: 32, or 24, to which it is rounded by the dither.
+        r: The dither of the column p.
+        xp: Where arrays come from.
+    """
+    sign, magnitude = (x.view(xp.int32) >> 16) & 0x8000, x.view(xp.int32) & 0x7FFFFFFF
+    low, number = 32 - bits, magnitude < 0x7F800000
+    if low:
+        rounded = ((xp.clip(magnitude, 0, 0x7F7FFF00) + _top(r, low)) >> low) << low
+        magnitude = xp.where(number, rounded, magnitude)
+    halves = (xp.clip(magnitude, 0, 0x7F800000) + 0x8000) >> 16
+    rest = xp.where(number, (magnitude - (halves << 16)) >> low, 0)
+    halves = xp.where(magnitude > 0x7F800000, 0x7FC0, halves) | sign
+    return xp.asarray(halves, dtype=xp.int16), xp.asarray(rest, dtype=xp.int16 if bits == 32 else xp.int8)
+
+
+def join(halves: Any, rest: Any, bits: int, xp: Any = np) -> Any:
+    """The float32 of a weight and its rest, which is less than a unit of any weight that someone else wrote meanwhile.
+
+    Example:
+        >>> x = np.float32([[1.0001, -3e-5]])
+        >>> halves, rest = split(x, 32, dither("p", 1, 2, first=0, t=1))
+        >>> bool((join(halves, rest, 32) == x).all()), decode16(halves)
+        (True, array([[ 1.0000000e+00, -3.0040741e-05]], dtype=float32))
+    """
+    halves, rest = xp.asarray(halves, dtype=xp.int32), xp.asarray(rest, dtype=xp.int32)
+    upper = (halves & 0x7FFF) << 16
+    magnitude = xp.where(upper < 0x7F800000, xp.clip(upper + rest * (1 << (32 - bits)), 0, 0x7F7FFFFF), upper)
+    return xp.asarray(magnitude | ((halves >> 15) * _wrapped(0x80000000)), dtype=xp.int32).view(xp.float32)
 
 
 def blocks_of(length: int) -> int:

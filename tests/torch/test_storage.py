@@ -13,6 +13,7 @@ from torch import nn
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief, codes
 from adabelief.kernels.layout import EXPONENTS
 from adabelief.torch import storage, update
+from adabelief.torch.bits import bits_of, pair
 from adabelief.torch.state import COLUMNS
 from tests.oracle import numpy, set_gradients
 from tests.torch.cases import IMPLEMENTATIONS, skip_without_kernel
@@ -94,7 +95,7 @@ def test_steps_are_those_of_float32_between_codes(mix, bits, implementation, dty
             assert torch.equal(p, q)
             for column in ("m", "s", "s_max"):
                 if COLUMNS[column] in plain.state[q]:
-                    its = storage.bits_of(p, column, bits)
+                    its = bits_of(p, column, bits)
                     assert_stored(optimizer.state[p], p, column, plain.state[q][COLUMNS[column]], its)
     if implementation == "fused":  # none of them was left to foreach
         assert not any(part.rest for part in optimizer._plan.parts)
@@ -140,7 +141,7 @@ def test_bits_load_into_each_other(before, after, implementation):
         for column in EXPONENTS:
             x, y = floats(optimizer.state[p], p, column), floats(other.state[q], q, column)
             assert storage.bits_in({"m": other.state[q]["exp_avg"], "s": other.state[q]["exp_avg_var"]}) == tuple(
-                storage.bits_of(q, name, after) for name in "ms"
+                bits_of(q, name, after) for name in "ms"
             )
             torch.testing.assert_close(x, y, rtol=2**-3, atol=float(x.abs().max()) * 2**-14)
     for each, its in ((optimizer, params), (other, twins)):
@@ -179,7 +180,7 @@ def test_options_change_in_mid_run(implementation):
         set_gradients(params, 0)
         optimizer.step()
         found = {storage.bits_in({"m": e["exp_avg"], "s": e["exp_avg_var"]}) for e in optimizer.state.values()}
-        assert found == {storage.pair(bits), (32, 32)}
+        assert found == {pair(bits), (32, 32)}
         for entry in optimizer.state.values():
             for column, name in EXPONENTS.items():
                 stored = entry.get(COLUMNS[column])

@@ -114,3 +114,53 @@ typedef struct {
 
 DEFINE_COLUMN(m, 3, 0, 77777)
 DEFINE_COLUMN(s, 4, 1, 0)
+
+/* What bf16 numbers of a tile are as floats. */
+INLINE int64_t widened(int64_t array, float *room, int n) {
+    decode16((const uint16_t *)(intptr_t)array, room, n);
+    return (int64_t)(intptr_t)room;
+}
+
+/* Weights: bf16 in 16 bits, rounded by the dither, or with the rest of their float32, in int8 or int16, beside them. */
+#define DEFINE_WEIGHTS(REST, low)                                                                                      \
+    INLINE void join_##REST(const uint16_t *restrict halves, const REST *restrict rest, float *restrict x, int n) {    \
+        for (int k = 0; k < n; k++) {                                                                                  \
+            int32_t half = halves[k], upper = (half & 0x7fff) << 16, magnitude = upper + rest[k] * (1 << low);         \
+            magnitude = upper < INFINITE ? least(most(magnitude, 0), INFINITE - 1) : upper;                            \
+            x[k] = from_bits((uint32_t)magnitude | ((uint32_t)half << 16 & SIGN));                                     \
+        }                                                                                                              \
+    }                                                                                                                  \
+    INLINE void split_##REST(const float *restrict x, uint16_t *restrict halves, REST *restrict rest, uint32_t r,      \
+                             int n) {                                                                                  \
+        for (int k = 0; k < n; k++, r += DITHER_A) {                                                                   \
+            uint32_t bits = to_bits(x[k]);                                                                             \
+            int32_t given = (int32_t)(bits & ~SIGN), number = given < INFINITE, magnitude = given;                     \
+            if (low) {                                                                                                 \
+                int32_t cut = (least(given, 0x7f7fff00) + (int32_t)(r >> 24)) >> 8 << 8;                               \
+                magnitude = number ? cut : given;                                                                      \
+            }                                                                                                          \
+            int32_t half = (least(magnitude, INFINITE) + 0x8000) >> 16;                                                \
+            rest[k] = (REST)(number ? (magnitude - (half << 16)) >> low : 0);                                          \
+            half = magnitude > INFINITE ? NOT_A_NUMBER >> 16 : half;                                                   \
+            halves[k] = (uint16_t)(half | (int32_t)(bits >> 16 & 0x8000));                                             \
+        }                                                                                                              \
+    }
+
+DEFINE_WEIGHTS(int16_t, 0)
+DEFINE_WEIGHTS(int8_t, 8)
+
+INLINE int64_t open_p(int64_t array, int64_t rest, int bits, const Place *place, float *room) {
+    const uint16_t *halves = (const uint16_t *)(intptr_t)array + place->at;
+    if (bits == 32) join_int16_t(halves, (const int16_t *)(intptr_t)rest + place->at, room, (int)place->n);
+    if (bits == 24) join_int8_t(halves, (const int8_t *)(intptr_t)rest + place->at, room, (int)place->n);
+    if (bits == 16) decode16(halves, room, (int)place->n);
+    return (int64_t)(intptr_t)room;
+}
+
+INLINE void close_p(int64_t array, int64_t rest, int bits, const Place *place, const float *room) {
+    const uint32_t r = place->r + 155554u * DITHER_B;
+    uint16_t *halves = (uint16_t *)(intptr_t)array + place->at;
+    if (bits == 32) split_int16_t(room, halves, (int16_t *)(intptr_t)rest + place->at, r, (int)place->n);
+    if (bits == 24) split_int8_t(room, halves, (int8_t *)(intptr_t)rest + place->at, r, (int)place->n);
+    if (bits == 16) encode16(room, halves, r, (int)place->n, 0);
+}

@@ -40,7 +40,7 @@
 
 /* The lists of kernels/layout.py, which compares them when the library is loaded. */
 #define COLUMNS(X)                                                                                                     \
-    X(p) X(g) X(m) X(s) X(s_max) X(slow) X(m_exponents) X(s_exponents) X(s_max_exponents)                              \
+    X(p) X(g) X(m) X(s) X(s_max) X(slow) X(rest) X(m_exponents) X(s_exponents) X(s_max_exponents)                              \
     X(elements) X(rows) X(row_length) X(first)
 #define SCALARS(X)                                                                                                     \
     X(gain) X(shrink) X(l2) X(mean_gain) X(beta2) X(belief_gain) X(eps) X(step_size) X(root_scale) X(offset)           \
@@ -61,7 +61,8 @@ typedef struct {
 } Scalars;
 
 enum { AMSGRAD = 1, LOOKAHEAD = 2, CENTRALIZED_STEPS = 4 }; /* the last: of rows, instead of gradients */
-enum { M_HALF = 8, M_CODES = 16, S_HALF = 32, S_CODES = 64, CODED = M_HALF | M_CODES | S_HALF | S_CODES };
+enum { M_HALF = 8, M_CODES = 16, S_HALF = 32, S_CODES = 64, P_DITHERED = 128, P_24 = 256, P_32 = 512 };
+enum { WIDENED = P_DITHERED | P_24 | P_32, CODED = M_HALF | M_CODES | S_HALF | S_CODES | WIDENED };
 enum { BLOCK = 256 };
 static const uint32_t DITHER_A = 0x9E3779B1u, DITHER_B = 0x61C88647u;
 
@@ -192,18 +193,21 @@ static const Kernel kernels[] = {
 
 #include "codes.h"
 
+enum { NO_SUM, GRADIENT_SUM, STEP_SUM };
+
 /* The elements [from, to) of a tensor; only their sum, where one is asked for. */
 static double plain(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, double g_mean,
-                    double step_mean, int64_t from, int64_t to, Sum *sum) {
-    if (sum) return sum(tensor, c, from, to);
+                    double step_mean, int64_t from, int64_t to, int sum) {
+    if (sum) return (sum == STEP_SUM ? kernel->step_sum : kernel->gradient_sum)(tensor, c, from, to);
     kernel->updates[flags & (AMSGRAD | LOOKAHEAD)](tensor, c, g_mean, step_mean, from, to);
     return 0;
 }
 
 /* The same where the state is in codes: the blocks that begin in [from, to), each as a tensor of its own on the stack. */
 CLONES static double coded(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, double g_mean,
-                    double step_mean, int64_t from, int64_t to, Sum *sum) {
-    float m[BLOCK], s[BLOCK], s_max[BLOCK];
+                    double step_mean, int64_t from, int64_t to, int sum) {
+    float m[BLOCK], s[BLOCK], s_max[BLOCK], p[BLOCK], g[BLOCK];
+    const int p_bits = flags & P_32 ? 32 : flags & P_24 ? 24 : 16;
     const int m_bits = flags & M_CODES ? 8 : flags & M_HALF ? 16 : 32;
     const int s_bits = flags & S_CODES ? 8 : flags & S_HALF ? 16 : 32;
     const int64_t length = tensor->row_length, per_row = (length + BLOCK - 1) / BLOCK;
@@ -222,8 +226,11 @@ CLONES static double coded(const Kernel *kernel, int flags, const Tensor *tensor
             tile.m = open_m(tensor->m, tensor->m_exponents, m_bits, &place, m);
             tile.s = open_s(tensor->s, tensor->s_exponents, s_bits, &place, s);
             tile.s_max = open_s(tensor->s_max, tensor->s_max_exponents, s_bits, &place, s_max);
-            total += plain(kernel, flags, &tile, c, g_mean, step_mean, 0, place.n, sum);
+            if (flags & WIDENED) tile.g = widened(tile.g, g, (int)place.n);
+            if (flags & WIDENED) tile.p = open_p(tensor->p, tensor->rest, p_bits, &place, p);
+            total += plain(flags & WIDENED ? &kernels[0] : kernel, flags, &tile, c, g_mean, step_mean, 0, place.n, sum);
             if (sum) continue;
+            if (flags & WIDENED) close_p(tensor->p, tensor->rest, p_bits, &place, p);
             close_m(tensor->m, tensor->m_exponents, m_bits, &place, m);
             close_s(tensor->s, tensor->s_exponents, s_bits, &place, s);
             close_s(tensor->s_max, tensor->s_max_exponents, s_bits, &place, s_max);
@@ -234,19 +241,19 @@ CLONES static double coded(const Kernel *kernel, int flags, const Tensor *tensor
 
 /* The elements [from, to) of a tensor; of one that is centralized the rows that begin there, of codes the blocks. */
 static void run(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {
-    double (*const span)(const Kernel *, int, const Tensor *, const Scalars *, double, double, int64_t, int64_t, Sum *) =
+    double (*const span)(const Kernel *, int, const Tensor *, const Scalars *, double, double, int64_t, int64_t, int) =
         flags & CODED ? coded : plain;
     if (!tensor->rows) {
-        span(kernel, flags, tensor, c, 0, 0, from, to, NULL);
+        span(kernel, flags, tensor, c, 0, 0, from, to, NO_SUM);
         return;
     }
     int64_t length = tensor->elements / tensor->rows;
     for (int64_t row = (from + length - 1) / length; row * length < to; row++) {
         int64_t begin = row * length, end = begin + length;
         int steps = flags & CENTRALIZED_STEPS;
-        Sum *sum = steps ? kernel->step_sum : kernel->gradient_sum;
-        double mean = span(kernel, flags, tensor, c, 0, 0, begin, end, sum) / (double)length;
-        span(kernel, flags, tensor, c, steps ? 0 : mean, steps ? mean : 0, begin, end, NULL);
+        double sum = span(kernel, flags, tensor, c, 0, 0, begin, end, steps ? STEP_SUM : GRADIENT_SUM);
+        double mean = sum / (double)length;
+        span(kernel, flags, tensor, c, steps ? 0 : mean, steps ? mean : 0, begin, end, NO_SUM);
     }
 }
 

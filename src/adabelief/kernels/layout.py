@@ -6,8 +6,8 @@ cpu.c has the same lists, since C cannot read this one, and is refused where the
 
 from __future__ import annotations
 
-STATE = ("m", "s", "s_max", "slow")
-"""The arrays of a tensor's state: the mean, s, the largest s so far, Lookahead's slow weights."""
+STATE = ("m", "s", "s_max", "slow", "rest")
+"""The arrays of a tensor's state: the mean, s, the largest s so far, Lookahead's slow weights, p's low bits."""
 
 EXPONENTS = {"m": "m_exponents", "s": "s_exponents", "s_max": "s_max_exponents"}
 """The arrays that a column has beside it where it is in codes of 8 bits (see adabelief/codes.py)."""
@@ -46,6 +46,9 @@ AMSGRAD, LOOKAHEAD, CENTRALIZED_STEPS = 1, 2, 4
 
 M_HALF, M_CODES, S_HALF, S_CODES = 8, 16, 32, 64
 """Flags: m is in 16 bits (bf16), or in codes of 8; and so are s and s_max."""
+
+P_DITHERED, P_24, P_32 = 128, 256, 512
+"""Flags: p, of type bfloat16, is rounded by the dither; or has its low bits in `rest`, 24 or 32 with its own."""
 
 BLOCK = 256
 """Elements that share an exponent in 8 bits, at most: neighbours within a row."""

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from adabelief import rule
 from adabelief.options import BETA, MAX_UPDATE, RATE, check, never_adaptive, never_adaptive_text, pair
-from adabelief.torch import finite, internals, launch, state, storage
+from adabelief.torch import bits, finite, internals, launch, state
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
 from adabelief.torch.plan import Plan, Share
@@ -22,8 +22,10 @@ from adabelief.torch.update import Options, Recipe, Tensors, update
 
 Group = dict[str, Any]
 
-CHOOSING = ("foreach", "fused", "capturable", "differentiable", "amsgrad", "state_bits")
-CHOOSING += ("use_gc", "gc_conv_only", "gc_loc")
+CHOOSING = (
+    *("foreach", "fused", "capturable", "differentiable", "amsgrad", "use_gc", "gc_conv_only", "gc_loc"),
+    *("state_bits", "master_weight_bits", "stochastic_rounding"),
+)
 """Options that decide what a plan is; the others are read at every step."""
 
 RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "max_update")
@@ -201,14 +203,7 @@ class Base(Optimizer):
                     f"{tuple(p.shape)} has one): use torch.optim.SparseAdam for it, or Embedding(sparse=False)"
                 )
             refuse_conjugate(p)
-            entry = state.begin(
-                self.state[p],
-                p,
-                amsgrad=group["amsgrad"],
-                lookahead="k" in group,
-                capturable=group["capturable"],
-                state_bits=group["state_bits"],
-            )
+            entry = state.begin(self.state[p], p, group)
             if group["differentiable"]:
                 entry.update({name: x.clone() for name, x in entry.items() if name != state.STEP})
             params.append(p)
@@ -245,7 +240,8 @@ class Base(Optimizer):
         return rule.coefficients(t, lr=lr, **({name: group[name] for name in RULE} | {"betas": betas}), **more)
 
     def _options(self, group: Group) -> Options:
-        return Options(capturable=group["capturable"], fused=bool(group["fused"]))
+        chosen = {"fused": bool(group["fused"]), "dithered": bool(group["stochastic_rounding"])}
+        return Options(capturable=group["capturable"], **chosen)
 
     def _adaptive_from(self, group: Group) -> float:
         return rule.ADAPTIVE_FROM
@@ -262,7 +258,7 @@ class Base(Optimizer):
         pair("betas", group["betas"], *BETA, passes=_is_beta)
         for name in ("eps", "weight_decay"):
             check(name, group[name], *RATE)
-        storage.check(group)
+        bits.check(group)
         check("max_update", group["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
         if group["fused"]:
             others = [name for name in ("foreach", "differentiable") if group[name]]
@@ -275,6 +271,7 @@ class Base(Optimizer):
 
     def _check_parameters(self, group: Group) -> None:
         """Raises ValueError for parameters that a group cannot have."""
+        bits.check_parameters(group)
         for p in group["params"]:
             if not is_lazy(p):  # of which a step has to see what it became
                 refuse_conjugate(p)
@@ -308,7 +305,7 @@ class Base(Optimizer):
             lines += [f"    {name}: {value}" for name, value in sorted(group.items()) if name != "params"]
             floor = rule.denominator_floor(group["eps"], float(group["betas"][1]))
             lines.append(f"    denominator floor: {floor:.2g} = sqrt(eps / (1 - beta2)) + eps")
-            lines += storage.described(group)
+            lines += bits.described(group)
         return "\n".join([*lines, ")"])
 
 

@@ -27,11 +27,11 @@ def compiled_update(tensors: Tensors, recipe: Recipe, options: Options) -> None:
     others = [i for i, kinds in enumerate(types) if not kinds <= internals.PLAIN]
     alike: dict[Any, list[int]] = defaultdict(list)
     for i in plain:
-        alike[storage.bits_in(tensors.at(i))].append(i)
+        alike[storage.flags(tensors.at(i), options)].append(i)
     for indices in alike.values():  # so that a list has all of its tensors, or none
         ours = tensors.pick(indices)
         scalars = device_scalars(ours.steps, recipe, ours.params[0].device)
-        _update(ours.params, ours.grads, *ours.columns.values(), scalars, options.gc_min_dim, options.gc_loc)
+        _update(ours.params, ours.grads, *ours.columns.values(), scalars, *options[:2], options.dithered)
     if others:
         update(tensors.pick(others), recipe, options, traced=True)
 
@@ -40,14 +40,14 @@ def compiled_update(tensors: Tensors, recipe: Recipe, options: Options) -> None:
     "adabelief::update",
     mutates_args=("params", *KEPT),
     schema="(Tensor(a!)[] params, Tensor[] grads, "
-    + "".join(f"Tensor({mark}!)[] {name}, " for mark, name in zip("bcdefghijk", KEPT, strict=False))
-    + "Tensor scalars, int gc_min_dim, bool gc_loc) -> ()",
+    + "".join(f"Tensor({mark}!)[] {name}, " for mark, name in zip("bcdefghijkl", KEPT, strict=False))
+    + "Tensor scalars, int gc_min_dim, bool gc_loc, bool dithered) -> ()",
 )
 def _update(params: list[Tensor], grads: list[Tensor], *state_and_rest: Any) -> None:
     """One step of a list of tensors; row i of `scalars` is the `Scalars` of tensor i."""
-    *columns, scalars, gc_min_dim, gc_loc = state_and_rest
+    *columns, scalars, gc_min_dim, gc_loc, dithered = state_and_rest
     tensors = Tensors(params, grads, [], dict(zip(KEPT, columns, strict=True)))
-    options = Options(gc_min_dim, gc_loc, capturable=True, fused=True)
+    options = Options(gc_min_dim, gc_loc, capturable=True, fused=True, dithered=dithered)
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         kind = kernel_for(tensors, i, options)

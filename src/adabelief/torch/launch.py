@@ -25,7 +25,7 @@ class OnCpu:
 
     def __init__(self, tensors: Tensors, indices: list[int], options: Options) -> None:
         self.indices = indices
-        self._flags = _flags(tensors, options) | storage.flags(tensors.at(indices[0]))
+        self._flags = _flags(tensors, options) | storage.flags(tensors.at(indices[0]), options)
         self._table = cpu.Table([_row(tensors, i, options) for i in indices], _type_name(tensors.params[indices[0]]))
         self.counted = [tensors.steps[i].data_ptr() for i in indices if tensors.steps]
         """Addresses of the step numbers that the host counts."""
@@ -136,7 +136,7 @@ def kernel_for(tensors: Tensors, i: int, options: Options) -> type[OnCpu | OnGpu
         and all(x.layout == torch.strided and not x.is_conj() and not x.is_neg() for x in arrays)
         and p.dtype in DTYPES
         and g.dtype == p.dtype
-        and storage.fits(named, state_dtype(p))
+        and storage.fits(named, state_dtype(p), options)
         and all(x.shape == p.shape and x.stride() == p.stride() for x in arrays)
         and all(map(_aligned, arrays))
         and _dense(p)
@@ -191,7 +191,7 @@ def _row(tensors: Tensors, i: int, options: Options) -> list[int]:
         **{name: x.data_ptr() for name, x in arrays.items()},
         elements=p.numel() * (2 if p.is_complex() else 1),
         rows=rows,
-        row_length=storage.row_length(p),
+        row_length=storage.row_length(p) if storage.coded(arrays, options) else 0,
         first=tensors.starts[i] if tensors.starts else 0,
     )
 

@@ -31,7 +31,7 @@ def local(tensors: Tensors, options: Options) -> Tensors:
         for name, xs in columns.items():
             if name in arrays:
                 xs[i] = internals.part(arrays[name])
-        if storage.bits_in(arrays) != (32, 32):
+        if storage.coded(arrays, options):
             starts[i] = internals.start_of(arrays["p"])
     return Tensors(params, grads, tensors.steps, columns, starts)
 

@@ -28,7 +28,7 @@ computes the step, is the class's own."""
 
 RENAMED = {"decoupled_decay": "weight_decouple"}
 
-OWN = {"state_bits"}
+OWN = {"state_bits", "master_weight_bits", "stochastic_rounding"}
 """Options that say how this optimizer stores what it loads: a checkpoint's have no say in it."""
 
 

@@ -120,6 +120,8 @@ class AdaBelief(Base):
         differentiable: bool = False,
         fused: bool | None = None,
         state_bits: int | tuple[int, int] = 32,
+        master_weight_bits: int | None = None,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -141,6 +143,8 @@ class AdaBelief(Base):
                 differentiable=differentiable,
                 fused=fused,
                 state_bits=state_bits,
+                master_weight_bits=master_weight_bits,
+                stochastic_rounding=stochastic_rounding,
             ),
         )
 
@@ -183,6 +187,8 @@ class AdaBeliefW(AdaBelief):
         differentiable: bool = False,
         fused: bool | None = None,
         state_bits: int | tuple[int, int] = 32,
+        master_weight_bits: int | None = None,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -203,6 +209,8 @@ class AdaBeliefW(AdaBelief):
             differentiable=differentiable,
             fused=fused,
             state_bits=state_bits,
+            master_weight_bits=master_weight_bits,
+            stochastic_rounding=stochastic_rounding,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

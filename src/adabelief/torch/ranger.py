@@ -102,6 +102,8 @@ class RangerAdaBelief(Base):
         differentiable: bool = False,
         fused: bool | None = None,
         state_bits: int | tuple[int, int] = 32,
+        master_weight_bits: int | None = None,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -129,6 +131,8 @@ class RangerAdaBelief(Base):
                 differentiable=differentiable,
                 fused=fused,
                 state_bits=state_bits,
+                master_weight_bits=master_weight_bits,
+                stochastic_rounding=stochastic_rounding,
             ),
         )
 

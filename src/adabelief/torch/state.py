@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adabelief.kernels.layout import EXPONENTS
-from adabelief.torch import storage
+from adabelief.torch import bits, storage
 from adabelief.torch.migrate import migrated
 
 State = dict[str, Any]
 
-COLUMNS = {"m": "exp_avg", "s": "exp_avg_var", "s_max": "max_exp_avg_var", "slow": "slow_buffer"}
+COLUMNS = {"m": "exp_avg", "s": "exp_avg_var", "s_max": "max_exp_avg_var", "slow": "slow_buffer", "rest": "weight_rest"}
 COLUMNS |= {name: f"{COLUMNS[column]}_exponents" for column, name in EXPONENTS.items()}
 """What a state_dict calls the arrays of `kernels.layout.KEPT`; the only such map."""
 
@@ -31,23 +31,24 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, torch.float32)
 
 
-def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable: bool, state_bits: Any = 32) -> State:
-    """Fills in what is missing of p's state: zeros, and for Lookahead's slow weights p itself.
+def begin(state: State, p: Tensor, group: dict[str, Any]) -> State:
+    """Fills in what is missing of the state of p in a group: zeros, and for Lookahead's slow weights p itself.
 
-    What is there follows p to another type and `state_bits` to other codes, and the step number to where it is read: a
+    What is there follows p to another type and the group to other codes, and the step number to where it is read: a
     framework that moves a whole state to a device and back moves it too.
     """
-    place = p.device if capturable else torch.device("cpu")
+    place = p.device if group["capturable"] else torch.device("cpu")
     step = state.get(STEP)
     if step is None:
         state[STEP] = torch.zeros((), dtype=torch.float32, device=place)
     elif step.dtype != torch.float32 or step.device.type != place.type:
         state[STEP] = step.to(place, torch.float32)
     for column in EXPONENTS:
-        if column != "s_max" or amsgrad:
-            storage.stored_as(state, p, column, COLUMNS, storage.bits_of(p, column, state_bits))
+        if column != "s_max" or group["amsgrad"]:
+            bits.stored_as(state, p, column, COLUMNS, bits.bits_of(p, column, group["state_bits"]))
+    bits.rest_stored_as(state, p, COLUMNS["rest"], group["master_weight_bits"])
     slow, dtype = state.get(COLUMNS["slow"]), state_dtype(p)
-    if lookahead and slow is None:
+    if "k" in group and slow is None:
         state[COLUMNS["slow"]] = p.to(dtype, memory_format=torch.preserve_format, copy=True)
     elif slow is not None and slow.dtype != dtype:
         state[COLUMNS["slow"]] = slow.to(dtype)
@@ -84,15 +85,18 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
                 if name == STEP:
                     optimizer.state[p][name] = optimizer.state[p][name].clone()  # torch shares it
                 elif isinstance(value, Tensor):
-                    coded = value.dtype in storage.DTYPES.values()
+                    coded = value.dtype in storage.CODED
                     dtype = value.dtype if coded else state_dtype(p)
                     optimizer.state[p][name] = value.to(p.device, dtype, copy=True)
         for group in optimizer.param_groups:  # the options are the group's own, whatever the checkpoint's were
             for p in group["params"]:
+                entry = optimizer.state.get(p, {})
+                if COLUMNS["rest"] in entry:
+                    bits.rest_stored_as(entry, p, COLUMNS["rest"], group["master_weight_bits"])
                 for column in EXPONENTS:
-                    if COLUMNS[column] in optimizer.state.get(p, {}):
-                        bits = storage.bits_of(p, column, group["state_bits"])
-                        storage.stored_as(optimizer.state[p], p, column, COLUMNS, bits)
+                    if COLUMNS[column] in entry:
+                        its_bits = bits.bits_of(p, column, group["state_bits"])
+                        bits.stored_as(entry, p, column, COLUMNS, its_bits)
 
     hooks = (
         optimizer.register_load_state_dict_pre_hook(translate),
@@ -111,6 +115,12 @@ def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for i, p in zip(saved_ids, params, strict=False):  # torch says where there are more or fewer
         entry = state_dict["state"].get(i, {})
+        rest = entry.get(COLUMNS["rest"])
+        if rest is not None and (rest.dtype not in storage.RESTS.values() or rest.shape != p.shape):
+            raise ValueError(
+                f"state_dict: {COLUMNS['rest']} of parameter {i} must be of shape {tuple(p.shape)} in int8 or int16, "
+                f"got {tuple(rest.shape)} in {rest.dtype}; load a checkpoint of this model"
+            )
         for column, its in EXPONENTS.items():
             x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
             if not isinstance(x, Tensor) or (x.dtype != torch.uint8 and exponents is None):

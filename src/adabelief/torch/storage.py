@@ -17,71 +17,23 @@ import torch
 from torch import Tensor
 
 from adabelief import codes
-from adabelief.kernels.layout import BLOCK, EXPONENTS, M_CODES, M_HALF, S_CODES, S_HALF, STATE
+from adabelief.kernels.layout import BLOCK, EXPONENTS, M_CODES, M_HALF, P_24, P_32, P_DITHERED, S_CODES, S_HALF, STATE
 from adabelief.torch import internals
 
 if TYPE_CHECKING:
-    from adabelief.torch.update import Tensors
-
-BITS = (32, 16, 8)
+    from adabelief.torch.update import Options, Tensors
 
 DTYPES = {16: torch.bfloat16, 8: torch.uint8}
 """Of what is stored in so many bits; state in 32 is as wide as its parameter."""
 
-LEAST_ELEMENTS, LEAST_ROW = 4096, 64
-"""Tensors with fewer elements, or shorter rows, stay as they are: there is nothing to save."""
+NARROW = {torch.float32, torch.bfloat16, torch.float16}
+"""Types of parameters that are stepped in float32."""
 
+RESTS = {24: torch.int8, 32: torch.int16}
+"""Of what is left of a float32 in so many bits, beside its bf16."""
 
-def pair(state_bits: Any) -> tuple[int, int]:
-    """The bits of m and of s that an option asks for.
-
-    Raises:
-        ValueError: If it is neither one of BITS nor a pair of them.
-    """
-    both = state_bits if isinstance(state_bits, (tuple, list)) else (state_bits, state_bits)
-    if len(both) != 2 or any(type(bits) is not int or bits not in BITS for bits in both):
-        raise ValueError(
-            f"state_bits must be 32, 16 or 8, or a pair of them for exp_avg and exp_avg_var, got {state_bits!r}; "
-            "(16, 8) for example"
-        )
-    m, s = both
-    return m, s
-
-
-def check(group: dict[str, Any]) -> None:
-    """Raises ValueError where a group's state cannot be stored as it asks."""
-    if pair(group["state_bits"]) != (32, 32) and group["differentiable"]:
-        raise ValueError(
-            f"state_bits={group['state_bits']!r} and differentiable=True exclude each other, since autograd cannot "
-            "follow a rounding; use state_bits=32"
-        )
-
-
-def described(group: dict[str, Any]) -> list[str]:
-    """What a group's repr says of it: how many tensors keep their state in float32, or wider."""
-    if pair(group["state_bits"]) == (32, 32):
-        return []
-    whole = sum(not codable(p) for p in group["params"])
-    return [f"    state in float32: that of {whole} of {len(group['params'])} tensors (short rows, or few elements)"]
-
-
-def bits_of(p: Tensor, column: str, state_bits: Any) -> int:
-    """In how many bits a column of p's state is to be stored."""
-    if column not in EXPONENTS or not codable(p):
-        return 32
-    m, s = pair(state_bits)
-    return m if column == "m" else s
-
-
-def codable(p: Tensor) -> bool:
-    """Whether p's state may be in fewer bits: it is large, real and not double, and no row is spread over processes."""
-    narrow = p.is_floating_point() and p.dtype != torch.float64
-    if not narrow or p.numel() < LEAST_ELEMENTS or row_length(p) < LEAST_ROW:
-        return False
-    if not internals.is_distributed(p):
-        return True
-    # a part of a parameter with one dimension may begin within a block
-    return p.ndim > 1 and all(x.is_replicate() or x.is_shard(0) for x in internals.placements(p))
+CODED = {*DTYPES.values(), *RESTS.values()}
+"""Types that a checkpoint's tensors keep."""
 
 
 def row_length(p: Tensor) -> int:
@@ -93,17 +45,6 @@ def exponents_shape(p: Tensor) -> tuple[int, int]:
     """Of the exponents of p's codes; p may be a part of the whole."""
     blocks = codes.blocks_of(row_length(p))
     return (p.shape[0], blocks) if p.ndim > 1 else (blocks, 1)
-
-
-def zeros(p: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
-    """A column of zeros for p in 16 or 8 bits, and its exponents where there are any."""
-    exponents = None
-    if bits == 8:
-        part = internals.part(p) if internals.is_distributed(p) else p
-        exponents = torch.zeros(exponents_shape(part), dtype=torch.uint8, device=part.device)
-        if part is not p:
-            exponents = internals.distributed_as(p, exponents, exponents_shape(p))
-    return torch.zeros_like(p, dtype=DTYPES[bits], memory_format=torch.preserve_format), exponents
 
 
 def decoded(x: Tensor, exponents: Tensor | None, column: str) -> Tensor:
@@ -118,13 +59,13 @@ def decoded(x: Tensor, exponents: Tensor | None, column: str) -> Tensor:
     return values if part is x else internals.distributed_as(x, values, x.shape)
 
 
-def encode(x: Tensor, stored: Tensor, exponents: Tensor | None, column: str, start: int, t: Any) -> None:
+def encode(x: Tensor, stored: Tensor, beside: Tensor | None, column: str, start: int, t: Any) -> None:
     """Stores x, float32, in place of what is there, rounded by the dither of step t.
 
     Args:
         x: What to store.
         stored: Where, in 16 or 8 bits.
-        exponents: And the exponents, of 8.
+        beside: And the exponents, of 8, or of weights the rest.
         column: Its name.
         start: The index of its first element in the whole tensor.
         t: Step number, or a tensor of it.
@@ -132,45 +73,21 @@ def encode(x: Tensor, stored: Tensor, exponents: Tensor | None, column: str, sta
     if internals.is_distributed(stored):
         start += internals.start_of(stored)
         x, stored = internals.part(x), internals.part(stored)
-        exponents = None if exponents is None else internals.part(exponents)
+        beside = None if beside is None else internals.part(beside)
     if not stored.numel():
         return
     rows = _rows(x)
     r = codes.dither(column, *rows.shape, start, t, torch, device=x.device)
-    if exponents is None:
+    if beside is None:
         stored.copy_(codes.encode16(rows, column, r, torch).view(torch.bfloat16).reshape(x.shape))
+        return
+    if column == "p":
+        new, its = codes.split(rows, 24 if beside.dtype == torch.int8 else 32, r, torch)
+        new = new.view(torch.bfloat16)
     else:
-        new, its_exponents = codes.encode8(rows, column, r, torch)
-        stored.copy_(new.reshape(x.shape))
-        exponents.copy_(its_exponents.reshape(exponents.shape))
-
-
-def stored_as(state: dict[str, Any], p: Tensor, column: str, names: dict[str, str], bits: int) -> None:
-    """Has a column of a parameter's state stored in so many bits: zeros to begin with, or else what is there.
-
-    Args:
-        state: The parameter's.
-        p: The parameter.
-        column: Of EXPONENTS.
-        names: What the state calls columns.
-        bits: Of BITS.
-    """
-    name, its_exponents = names[column], names[EXPONENTS[column]]
-    x, exponents = state.get(name), state.get(its_exponents)
-    wide = torch.promote_types(p.dtype, torch.float32)
-    if x is not None and x.dtype == DTYPES.get(bits, wide) and (exponents is not None) == (bits == 8):
-        return
-    values = None if x is None else decoded(x, exponents, column)
-    state.pop(its_exponents, None)
-    if bits == 32:
-        zero = values is None
-        state[name] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format) if zero else values.to(wide)
-        return
-    state[name], exponents = zeros(p, bits)
-    if exponents is not None:
-        state[its_exponents] = exponents
-    if values is not None:
-        encode(values.float(), state[name], exponents, column, 0, float(state.get("step", 0)))
+        new, its = codes.encode8(rows, column, r, torch)
+    stored.copy_(new.reshape(x.shape))
+    beside.copy_(its.reshape(beside.shape))
 
 
 def bits_in(arrays: dict[str, Tensor]) -> tuple[int, int]:
@@ -179,13 +96,24 @@ def bits_in(arrays: dict[str, Tensor]) -> tuple[int, int]:
     return m, s
 
 
-def flags(arrays: dict[str, Tensor]) -> int:
+def master_bits(arrays: dict[str, Tensor]) -> int | None:
+    """How many bits of a weight are kept, where there are more than its own."""
+    return {torch.int8: 24, torch.int16: 32}[arrays["rest"].dtype] if "rest" in arrays else None
+
+
+def flags(arrays: dict[str, Tensor], options: Options) -> int:
     """What a kernel is told of it."""
     m, s = bits_in(arrays)
-    return {32: 0, 16: M_HALF, 8: M_CODES}[m] | {32: 0, 16: S_HALF, 8: S_CODES}[s]
+    p = {None: P_DITHERED if options.dithered else 0, 24: P_24, 32: P_32}[master_bits(arrays)]
+    return {32: 0, 16: M_HALF, 8: M_CODES}[m] | {32: 0, 16: S_HALF, 8: S_CODES}[s] | p
 
 
-def fits(arrays: dict[str, Tensor], dtype: torch.dtype) -> bool:
+def coded(arrays: dict[str, Tensor], options: Options) -> bool:
+    """Whether any of the arrays of one parameter is stored in another way than as its numbers, rounded to nearest."""
+    return flags(arrays, options) != 0
+
+
+def fits(arrays: dict[str, Tensor], dtype: torch.dtype, options: Options) -> bool:
     """Whether a kernel takes the arrays of a parameter as they are stored; `dtype` is that of its state in 32 bits."""
     p = arrays["p"]
     m, s = bits_in(arrays)
@@ -197,27 +125,31 @@ def fits(arrays: dict[str, Tensor], dtype: torch.dtype) -> bool:
             return False
         if exponents is not None and not _are_exponents(exponents, p):
             return False
-    # blocks are in the order of dimensions, and kernels in that of memory
-    return (m, s) == (32, 32) or (dtype == torch.float32 and p.is_contiguous() and p.device.type == "cpu")
+    if not coded(arrays, options):
+        return True
+    # elements are counted, and blocks lie, in the order of dimensions; kernels go by that of memory
+    widened = options.dithered or "rest" in arrays
+    return p.is_contiguous() and p.device.type == "cpu" and p.dtype in ({torch.bfloat16} if widened else NARROW)
 
 
 def _are_exponents(x: Tensor, p: Tensor) -> bool:
     return x.dtype == torch.uint8 and x.shape == exponents_shape(p) and x.is_contiguous()
 
 
-def opened(tensors: Tensors) -> Tensors:
-    """The tensors with their state in float32."""
-    if not coded(tensors):
+def opened(tensors: Tensors, options: Options) -> Tensors:
+    """The tensors with their state in float32, and so their weights where these are more than their own bits."""
+    arrays = [tensors.at(i) for i in range(len(tensors.params))]
+    if not any(coded(each, options) for each in arrays):
         return tensors
     columns = {name: list(tensors.columns[name]) for name in STATE}
     for column, name in EXPONENTS.items():
-        exponents = tensors.columns.get(name) or [None] * len(tensors.params)
-        columns[column] = [decoded(x, e, column) for x, e in zip(columns[column], exponents, strict=False)]
-    return tensors._replace(columns=columns)
+        columns[column] = [decoded(each[column], each.get(name), column) for each in arrays if column in each]
+    params = [weights(each) if options.dithered or "rest" in each else each["p"] for each in arrays]
+    return tensors._replace(params=params, columns=columns)
 
 
 def close(tensors: Tensors, floats: Tensors, t: Any) -> None:
-    """Stores the state that `opened` gave and a step has changed.
+    """Stores what `opened` gave and a step has changed.
 
     Args:
         tensors: As they were given to `opened`.
@@ -226,28 +158,38 @@ def close(tensors: Tensors, floats: Tensors, t: Any) -> None:
     """
     if floats is tensors:
         return
-    for column, name in EXPONENTS.items():
-        for i, (stored, x) in enumerate(zip(tensors.columns[column], floats.columns[column], strict=True)):
-            if x is not stored:
-                exponents = (tensors.columns.get(name) or [None] * (i + 1))[i]
-                encode(x, stored, exponents, column, _start(tensors, i), t[i] if isinstance(t, list) else t)
+    for i in range(len(tensors.params)):
+        stored, changed = tensors.at(i), floats.at(i)
+        for column in ("p", *EXPONENTS):
+            if column in stored and changed[column] is not stored[column]:
+                beside = stored.get("rest" if column == "p" else EXPONENTS[column])
+                number = t[i] if isinstance(t, list) else t
+                encode(changed[column], stored[column], beside, column, _start(tensors, i), number)
 
 
-def coded(tensors: Tensors) -> bool:
-    """Whether any of the state is not in float32, or as wide as its parameter."""
-    return any(x.dtype in (torch.uint8, torch.bfloat16) for column in ("m", "s") for x in tensors.columns[column])
+def weights(arrays: dict[str, Tensor]) -> Tensor:
+    """The weights of one parameter in float32, with their rest where there is one."""
+    p, bits = arrays["p"], master_bits(arrays)
+    if bits is None:
+        return p.float()
+    part, rest = (internals.part(x) if internals.is_distributed(x) else x for x in (p, arrays["rest"]))
+    x = codes.join(_rows(part).view(torch.int16), _rows(rest), bits, torch).reshape(part.shape)
+    return internals.distributed_as(p, x, p.shape) if part is not p else x
 
 
-def cut(tensors: Tensors, limit: int) -> tuple[Tensors, list[int]]:
+def cut(tensors: Tensors, options: Options, limit: int) -> tuple[Tensors, list[int]]:
     """The tensors with large coded ones in pieces of whole rows, views of them, and which tensor each piece is of.
 
     Args:
         tensors: Plain ones; distributed ones stay whole.
+        options: Theirs.
         limit: Bytes in float32 of a piece, if it has more than one row.
     """
-    if not coded(tensors):
-        return tensors, list(range(len(tensors.params)))
-    pieces = [(i, span) for i in range(len(tensors.params)) for span in _spans(tensors.at(i), limit)]
+    arrays = [tensors.at(i) for i in range(len(tensors.params))]
+    if not any(coded(each, options) for each in arrays):
+        return tensors, list(range(len(arrays)))
+    spans = [_spans(each["p"], limit) if coded(each, options) else [None] for each in arrays]
+    pieces = [(i, span) for i, its in enumerate(spans) for span in its]
 
     def each(xs: list[Any], exponents: bool = False) -> list[Any]:
         return [_piece(xs[i], tensors.params[i], span, exponents) for i, span in pieces] if xs else []
@@ -259,12 +201,11 @@ def cut(tensors: Tensors, limit: int) -> tuple[Tensors, list[int]]:
     return whole._replace(params=each(tensors.params), grads=each(tensors.grads)), [i for i, _ in pieces]
 
 
-def _spans(arrays: dict[str, Tensor], limit: int) -> list[slice | None]:
-    """Which rows are taken at a time; None: all that there are."""
-    p = arrays["p"]
-    row = _stride(p) if p.ndim > 1 else BLOCK
-    if bits_in(arrays) == (32, 32) or internals.is_distributed(p) or p.numel() * 4 <= limit:
+def _spans(p: Tensor, limit: int) -> list[slice | None]:
+    """Which rows of a parameter are taken at a time; None: all that there are."""
+    if p.ndim == 0 or p.numel() * 4 <= limit or internals.is_distributed(p):
         return [None]
+    row = _stride(p) if p.ndim > 1 else BLOCK
     rows = max(1, limit // 4 // row) * (1 if p.ndim > 1 else BLOCK)
     return [slice(begin, begin + rows) for begin in range(0, len(p), rows)]
 
@@ -280,7 +221,7 @@ def _piece(x: Tensor | None, p: Tensor, span: slice | None, exponents: bool) -> 
 
 def _stride(p: Tensor) -> int:
     """Elements from p[i] to p[i + 1], as they are counted."""
-    return p.numel() // max(1, p.shape[0])
+    return p.numel() // max(1, p.shape[0]) if p.ndim else 1
 
 
 def _start(tensors: Tensors, i: int) -> int:

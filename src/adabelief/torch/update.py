@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adabelief.kernels.layout import KEPT, STATE
+from adabelief.kernels.layout import KEPT
 from adabelief.options import centralized_dims
 from adabelief.rule import Coefficients, Floats
 from adabelief.torch import internals, storage
@@ -116,6 +116,8 @@ class Options(NamedTuple):
     """Step numbers are on the parameters' device, and so is all that follows from them."""
     fused: bool = False
     """A kernel was asked for, on devices too whose kernel is not the default."""
+    dithered: bool = False
+    """Weights are rounded by the dither of their state's codes, not to the nearest."""
 
 
 def update(
@@ -148,7 +150,7 @@ def update(
     numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
     if not recorded:
         limit = CPU_BUCKET_BYTES if tensors.params[0].device.type == "cpu" else BUCKET_BYTES
-        tensors, owners = storage.cut(tensors, limit)
+        tensors, owners = storage.cut(tensors, options, limit)
         numbers = [numbers[i] for i in owners]
     dims = [centralized_dims(p.ndim, options.gc_min_dim) for p in tensors.params]
     if recorded:
@@ -177,7 +179,7 @@ def step_stored(
     tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, ...]], operators: Operators
 ) -> None:
     """The update in place, of tensors of the same types, however their state is stored."""
-    floats = storage.opened(tensors)
+    floats = storage.opened(tensors, options)
     step(floats, c, options, dims, operators)
     storage.close(tensors, floats, c.t)
 
@@ -210,7 +212,7 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     `d` is the only temporary: first g − m, then (in the same memory) the denominator.
     """
     params, grads = tensors.params, tensors.grads
-    m, s, s_max, slow = (tensors.columns[name] for name in STATE)
+    m, s, s_max, slow = (tensors.columns[name] for name in ("m", "s", "s_max", "slow"))
     dtype = m[0].dtype
     narrow, centralize = params[0].dtype != dtype, any(dims)
     scaled, decayed = not _is(c.gain, 1.0), not _is(c.l2, 0.0)
