@@ -62,7 +62,9 @@ BOUNDED = IMPLEMENTATIONS | {"bounded": {"foreach": True, "max_update": 0.5}}
 
 
 def whole(p: torch.Tensor) -> torch.Tensor:
-    return p.full_tensor() if hasattr(p, "full_tensor") else p
+    if not hasattr(p, "full_tensor"):
+        return p
+    return p.int().full_tensor().short() if p.dtype == torch.int16 else p.full_tensor()  # which gloo does not gather
 
 
 def sharded(rank: int, meeting: str) -> None:
@@ -115,17 +117,21 @@ def coded(rank: int, meeting: str) -> None:
     def step(module: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for p in module.parameters():
-            g = torch.randn(p.shape, generator=generator)
+            g = torch.randn(p.shape, generator=generator).to(p.dtype)
             p.grad = distribute_tensor(g, p.device_mesh, p.placements) if hasattr(p, "device_mesh") else g
         optimizer.step()
 
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
+    weights = {"loop": {"master_weight_bits": 24}, "fused": {"master_weight_bits": 32}, "default": {}}
     for implementation, options in IMPLEMENTATIONS.items():
         if options.get("fused") and launch.unserved("cpu"):
             continue
-        make = partial(AdaBelief, lr=0.01, state_bits=(8, 16) if implementation == "loop" else 8, **options)
-        expected, parts = large(), large()
+        bits = {"state_bits": (8, 16) if implementation == "loop" else 8}
+        bits |= weights.get(implementation, {"stochastic_rounding": True})
+        dtype = torch.bfloat16 if len(bits) > 1 else torch.float32
+        make = partial(AdaBelief, lr=0.01, **bits, **options)
+        expected, parts = large().to(dtype), large().to(dtype)
         fsdp2(parts, mesh)
         # one dimension is not coded where it is sharded: a part of it may begin within a block
         narrow = [p for p in expected.parameters() if p.ndim > 1]
@@ -142,7 +148,7 @@ def coded(rank: int, meeting: str) -> None:
         if options.get("fused"):
             assert not optimizer._plan.parts[0].rest  # all through the kernel
         dcp.save(get_optimizer_state_dict(parts, optimizer), checkpoint_id=f"{meeting}-{implementation}")
-        fresh = large()
+        fresh = large().to(dtype)
         fresh.load_state_dict(expected.state_dict())
         whole_again = make([{"params": [p]} for p in fresh.parameters()])
         for group in whole_again.param_groups:
