@@ -94,6 +94,7 @@ CONTENDERS: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer
     "AdaBelief fused": partial(AdaBelief, fused=True),
     "AdaBelief fused, 8 bits": partial(AdaBelief, fused=True, state_bits=8),
     "AdaBelief fused, 16 bits": partial(AdaBelief, fused=True, state_bits=16),
+    "AdaBelief fused, 24-bit weights, 8 bits": partial(AdaBelief, fused=True, state_bits=8, master_weight_bits=24),
     "AdaBelief foreach": partial(AdaBelief, foreach=True),
     "AdaBelief foreach, 8 bits": partial(AdaBelief, foreach=True, state_bits=8),
     "AdaBelief fused, rectify": partial(AdaBelief, fused=True, rectify=True),
@@ -114,7 +115,8 @@ def arms(
 
     Beside them the bytes of state that each has for a parameter, and why others are left out.
     """
-    steps: dict[str, Step] = {"limit": traffic(params) if params[0].device.type == "cpu" else copy(params)}
+    in_kernel = params[0].device.type == "cpu" and params[0].dtype == torch.float32
+    steps: dict[str, Step] = {"limit": traffic(params) if in_kernel else copy(params)}
     sizes, left_out, elements = {}, {}, sum(p.numel() for p in params)
     for name in names:
         try:
@@ -264,6 +266,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda is ROCm too (default cpu)")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each case, at least five rounds (default 20)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the parameters")
     parser.add_argument(
         "--only", nargs="+", metavar="STEP", help="of these, and AdamW fused, alone", default=CONTENDERS
     )
@@ -285,7 +288,7 @@ def main() -> None:
     results = {}
     for case in cases:
         names = [name for name in CONTENDERS if name == "AdamW fused" or name in arguments.only]
-        steps, sizes, left_out = arms(parameters(CASES[case], arguments.device), names)
+        steps, sizes, left_out = arms(parameters(CASES[case], arguments.device, getattr(torch, arguments.dtype)), names)
         times = results[case] = measure(steps, arguments.seconds, partial(until_done, device=arguments.device))
         del steps  # and with them the memory of all contenders
         elements = sum(torch.Size(shape).numel() for shape in CASES[case])

@@ -78,6 +78,13 @@ class AdaBelief(Base):
             with rows of fewer than 64, in double precision or complex keep their state as it is, and so do those of one
             dimension that are sharded. Checkpoints of all kinds load into each other: this optimizer's option decides.
             On GPUs such tensors go through foreach.
+        master_weight_bits: For parameters in bfloat16: keep 24 or 32 bits of each weight, of which the parameter itself
+            is the nearest bfloat16 (ties away from 0), the lower 8 or 16 in the state (`weight_rest`). 32 bits are
+            float32's own numbers, 24 are rounded by the dither. Where someone else writes the weight between steps,
+            that holds, to less than a unit. Collectives know no int16: a full (unsharded) state_dict of distributed
+            tensors needs 24.
+        stochastic_rounding: For parameters in bfloat16: round weights by the dither instead of to the nearest, so that
+            steps below half a unit count on average, without any state.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.

@@ -59,6 +59,8 @@ class RangerAdaBelief(Base):
         differentiable: Let autograd record the step.
         fused: As in `AdaBelief`.
         state_bits: As in `AdaBelief`; the slow weights are kept as they are.
+        master_weight_bits: As in `AdaBelief`.
+        stochastic_rounding: As in `AdaBelief`.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.
