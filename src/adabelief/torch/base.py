@@ -190,7 +190,7 @@ class Base(Optimizer):
         return tensors.pick(list(range(len(tensors.params))))  # without the lists of what none of them has
 
     def _init_group(
-        self, group: Group, params: list[Tensor], grads: list[Tensor], steps: list[Tensor], *columns: list[Tensor]
+        self, group: Group, params: list[Tensor], grads: list[Tensor], steps: list[Tensor], *columns: list[Any]
     ) -> None:
         # torch.compile runs a method of this name, with empty lists as arguments, instead of tracing it.
         for p in group["params"]:

@@ -119,8 +119,8 @@ def stored_as(state: dict[str, Any], p: Tensor, column: str, names: dict[str, st
     values = None if x is None else decoded(x, exponents, column)
     state.pop(its_exponents, None)
     if bits == 32:
-        zero = values is None
-        state[name] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format) if zero else values.to(wide)
+        begun = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format) if values is None else values
+        state[name] = begun.to(wide)
         return
     state[name], exponents = zeros(p, bits)
     if exponents is not None:

@@ -77,7 +77,7 @@ def encode(x: Tensor, stored: Tensor, beside: Tensor | None, column: str, start:
     if not stored.numel():
         return
     rows = _rows(x)
-    r = codes.dither(column, *rows.shape, start, t, torch, device=x.device)
+    r = codes.dither(column, rows.shape[0], rows.shape[1], start, t, torch, device=x.device)
     if beside is None:
         stored.copy_(codes.encode16(rows, column, r, torch).view(torch.bfloat16).reshape(x.shape))
         return

@@ -171,8 +171,9 @@ def update(
         written = [x for xs in arrays for x in xs if x is not None]
         kept = [x.clone() for x in written]
         step_stored(bucket, scalars, options, [dims[i] for i in indices], operators)
-        for x, before in zip(written, kept, strict=True):
-            x.copy_(torch.where(skip.to(x.device) == 0, x, before))
+        if skip is not None:
+            for x, before in zip(written, kept, strict=True):
+                x.copy_(torch.where(skip.to(x.device) == 0, x, before))
 
 
 def step_stored(
