@@ -72,6 +72,8 @@ class Walk:
         previous = self.state
         expected, self.state = reference_step(before, gradient, previous, **options)
         assert_state(state, self.state, previous if "small means" in self.allowing else {})
+        if "slow_buffer" in state:  # weights they are, too: the next step starts where these are
+            self.state = self.state | {"slow_buffer": wide(state["slow_buffer"])}
         relative = tolerance(max(np.finfo(np.asarray(x).dtype).eps for x in state.values()))
         relative *= _cancelled(self.state, previous) if "small steps" in self.allowing else 1.0
         step, size = np.abs(expected - before), np.abs(expected)
@@ -98,7 +100,11 @@ def assert_state(found: dict[str, Any], expected: dict[str, Any], previous: dict
         scale = max(largest(wanted), largest(previous.get(name, 0.0)))
         # slow weights are not added up over steps
         allowed = (8 * eps if name == "slow_buffer" else tolerance(eps)) * scale
-        np.testing.assert_allclose(wide(x), wanted, rtol=0, atol=allowed, err_msg=name)
+        x = wide(x)
+        with np.errstate(invalid="ignore"):
+            near = x.shape == np.shape(wanted) and bool((np.abs(x - wanted) <= allowed).all())
+        if not near:  # what is no number, or wrong; the whole check takes ten times as long
+            np.testing.assert_allclose(x, wanted, rtol=0, atol=allowed, err_msg=name)
 
 
 def rounded(x: np.ndarray, info: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TESTS = (
     "tests/kernels/test_cpu.py",
-    "tests/torch/test_fused.py",
+    "tests/torch/test_plan.py",
     "tests/torch/test_update.py",
     "tests/torch/test_soak.py",
 )

@@ -35,7 +35,17 @@ def test_version():
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["demo", "--help"], ["settings", "--help"], ["train", "--help"], ["report", "-h"], ["-h"]]
+    "command",
+    [
+        ["--help"],
+        ["demo", "--help"],
+        ["settings", "--help"],
+        ["train", "--help"],
+        ["tune", "-h"],
+        ["compare", "--help"],
+        ["report", "-h"],
+        ["-h"],
+    ],
 )
 def test_help(command):
     result = run(*command)
@@ -150,7 +160,7 @@ def test_names_match_in_any_case(tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("adabelief train ci", ["cifar10", "cifar100"]),
+        ("adabelief train ci", ["cifar10", "cifar100", "cifar10-cnn"]),
         ("adabelief settings im", ["imagenet"]),
         ("adabelief train cifar10 --model resnet34", ["resnet34"]),
         ("adabelief train cifar10 --scale s", ["smoke", "small"]),
@@ -212,10 +222,11 @@ def test_a_task_has_the_scales_of_every_model():
         assert re.search(rf"--model {model} .* small .*? {re.escape(channels)} of the channels", said)
 
 
-def test_tensorboard(tmp_path):
-    result = run("train", "digits", "--scale", "smoke", "--out", str(tmp_path), "--cpu", "--tensorboard")
+def test_tensorboard_and_probe(tmp_path):
+    result = run("train", "digits", "--scale", "smoke", "--out", str(tmp_path), "--cpu", "--tensorboard", "--probe")
     assert result.exit_code == 0, result.output
     assert list(tmp_path.rglob("events.out.tfevents*"))
+    assert list(tmp_path.rglob("probe.jsonl"))
 
 
 def test_settings_lists_all():

@@ -56,7 +56,16 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def bare():
     """What commands end in and print where there is nothing but the extra `cli`."""
-    commands = [["--version"], ["-h"], ["train", "-h"], ["settings"], ["settings", "cifar"], ["tasks"], ["doctor"]]
+    commands = [
+        ["--version"],
+        ["-h"],
+        ["train", "-h"],
+        ["tune", "-h"],
+        ["settings"],
+        ["settings", "cifar"],
+        ["tasks"],
+        ["doctor"],
+    ]
     commands += [["train", "digits"], ["tasks", "digits"]]
     allowed = json.dumps(sorted({"adabelief", *requirements("numpy", "typer", "rich")}))
     arguments = [sys.executable, "-c", BARE, allowed, json.dumps(commands)]
@@ -71,6 +80,7 @@ def bare():
         ("--version", adabelief.__version__),
         ("-h", "settings"),
         ("train -h", "--optimizer"),
+        ("tune -h", "--storage"),
         ("settings", "rl-rainbow"),
         ("settings cifar", "beta_1=0.9"),
         ("tasks", "rl-atari"),

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import adabelief
+from tests import sanitized
 
 FRAMEWORKS = ("torch", "keras", "jax", "tensorflow", "optax", "typer", "matplotlib")
 
@@ -38,3 +39,7 @@ def test_names():
         assert getattr(adabelief, name).__name__ == name
     with pytest.raises(AttributeError, match="AdaBeleif"):
         adabelief.AdaBeleif  # noqa: B018
+
+
+def test_the_sanitizers_are_given_files_that_there_are():
+    assert all((sanitized.ROOT / test).is_file() for test in sanitized.TESTS)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import adabelief.optax
-from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief, eps_from_adam, recommended
+from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief, eps_for_floor, eps_from_adam, recommended
 from adabelief.rule import denominator_floor
 from adabelief.settings import SETTINGS, TaskName
 
@@ -133,3 +133,12 @@ def test_eps_from_adam():
     assert denominator_floor(eps_from_adam(1e-4), 0.999) == pytest.approx(1e-4 / 0.001**0.5, rel=1e-3)
     with pytest.raises(ValueError, match=r"eps.*-1"):
         eps_from_adam(-1)
+
+
+def test_eps_for_floor():
+    for floor, beta2 in ((1e-8, 0.999), (1e-3, 0.9), (0.0, 0.99)):
+        eps = eps_for_floor(floor, beta2)
+        assert denominator_floor(eps, beta2) == pytest.approx(floor + eps)
+    for floor, beta2, name in ((-1.0, 0.9, "floor"), (float("inf"), 0.9, "floor"), (1e-8, 1.0, "beta2")):
+        with pytest.raises(ValueError, match=rf"{name} must be"):
+            eps_for_floor(floor, beta2)

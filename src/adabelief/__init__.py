@@ -3,22 +3,23 @@
     from adabelief import AdaBelief
     optimizer = AdaBelief(model.parameters(), lr=1e-3)
 
-`AdaBelief`, `AdaBeliefW` and `RangerAdaBelief` are PyTorch's; importing this package alone imports no framework.
+`AdaBelief`, `AdaBeliefW`, `RangerAdaBelief` and `Probe` are PyTorch's; importing this package alone imports no
+framework.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adabelief.settings import eps_from_adam, recommended
+from adabelief.settings import eps_for_floor, eps_from_adam, recommended
 
 if TYPE_CHECKING:
-    from adabelief.torch import AdaBelief, AdaBeliefW, RangerAdaBelief
+    from adabelief.torch import AdaBelief, AdaBeliefW, Probe, RangerAdaBelief
 
 __version__ = "0.1.0"
-__all__ = ["AdaBelief", "AdaBeliefW", "RangerAdaBelief", "eps_from_adam", "recommended"]
+__all__ = ["AdaBelief", "AdaBeliefW", "Probe", "RangerAdaBelief", "eps_for_floor", "eps_from_adam", "recommended"]
 
-_TORCH = {"AdaBelief", "AdaBeliefW", "RangerAdaBelief"}
+_TORCH = {"AdaBelief", "AdaBeliefW", "Probe", "RangerAdaBelief"}
 
 
 if not TYPE_CHECKING:  # to a type checker it would say that there is every name, misspelt ones too

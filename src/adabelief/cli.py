@@ -8,6 +8,7 @@ EXTRAS = {
     **dict.fromkeys(("typer", "rich"), "cli"),
     **dict.fromkeys(("keras", "tensorflow"), "lab,keras"),
     **dict.fromkeys(("jax", "optax"), "lab,jax"),
+    "optuna": "tune",
     **dict.fromkeys(("stable_baselines3", "gymnasium", "ale_py", "cv2", "mujoco"), "rl"),
 }
 """What of the package brings a package that the command may lack; the others come with its lab."""

@@ -180,6 +180,34 @@ def eps_from_adam(eps: float) -> float:
         >>> eps_from_adam(1e-6)
         1e-12
     """
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps must be a finite number, at least 0, got {eps!r}")
+    _check_finite("eps", eps)
     return eps * eps
+
+
+def eps_for_floor(floor: float, beta2: float = 0.999) -> float:
+    """The eps of AdaBelief with which its bias-corrected denominator has a floor: eps = floor² · (1 − beta2).
+
+    AdaBelief adds eps to s in every step, so that s/(1 − beta2^t) has eps/(1 − beta2) in it and its root never falls
+    below sqrt(eps/(1 − beta2)) (`adabelief.rule.denominator_floor`). An Adam whose eps is `floor` has the same floor:
+    optimizers can be compared at equal floors, not at equal eps.
+
+    Args:
+        floor: Of the denominator, finite and at least 0.
+        beta2: The second decay rate.
+
+    Raises:
+        ValueError: If one of them is out of range.
+
+    Example:
+        >>> f"{eps_for_floor(1e-8, 0.999):.0e} {eps_for_floor(3.2e-3, 0.999):.0e}"  # Adam's default; near SGD
+        '1e-19 1e-08'
+    """
+    _check_finite("floor", floor)
+    if not 0 <= beta2 < 1:
+        raise ValueError(f"beta2 must be a number in [0, 1), got {beta2!r}")
+    return floor * floor * (1.0 - beta2)
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")

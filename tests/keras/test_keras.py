@@ -12,7 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ("tensorflow", "jax", "torch")
-FRAMEWORKS = ("tensorflow", "jax", "torch", "optax")
 
 
 def python(*arguments: str, backend: str) -> subprocess.CompletedProcess[str]:
@@ -36,14 +35,6 @@ def test_backend(backend):
         backend=backend,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_import_loads_no_other_framework(backend):
-    needs("keras", backend)
-    code = f"loaded = lambda: {{m for m in {FRAMEWORKS} if m in sys.modules}}; before = loaded()"
-    done = python("-c", f"import sys, keras; {code}; import adabelief.keras; print(loaded() - before)", backend=backend)
-    assert done.stdout == "set()\n", done.stderr
 
 
 def test_missing_keras_names_the_extra():

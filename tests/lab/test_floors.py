@@ -10,8 +10,9 @@ import adabelief.lab
 
 LAB = Path(adabelief.lab.__file__).parent
 FLOORS = (
-    *("files", "console", "processor", "catalogue", "trainer", "schedules", "task", "values", "optimizers", "models"),
-    *("data", "tasks", "engine", "analysis", "report", "demo", "listings", "scales", "doctor", "arguments", "commands"),
+    *("files", "console", "processor", "catalogue", "trainer", "schedules", "values", "task", "optimizers", "models"),
+    *("data", "tasks", "engine", "analysis", "search", "compare", "report", "demo", "listings", "scales", "doctor"),
+    *("endings", "arguments", "tuning", "comparing", "commands"),
 )
 """From the ground upwards."""
 

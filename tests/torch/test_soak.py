@@ -32,11 +32,13 @@ IMPLEMENTATIONS = {
     "foreach": {"foreach": True, "fused": None},
     "loop": {"foreach": False, "fused": None},
 }
+EPS = {AdaBelief: [1e-8, 1e-5], AdaBeliefW: [1e-8, 1e-5], RangerAdaBelief: [1e-5, 1e-3]}
+"""Ranger's are so large that a step does not enlarge what rounding leaves of a centralized gradient of almost 0."""
+
 SWITCH = [False, True]
 OPTIONS: dict[str, list[Any]] = {
     "lr": [0.0, 1e-3, 0.03, torch.tensor(0.01, dtype=torch.float64)],
     "betas": [(0.9, 0.999), (0.5, 0.9), (0.0, 0.99), (0.95, 0.7)],
-    "eps": [1e-8, 1e-5],
     "weight_decay": [0.0, 0.1],
     "fixed_decay": SWITCH,
     "degenerated_to_sgd": SWITCH,
@@ -85,8 +87,8 @@ class Walk(RuleBasedStateMachine):
     def begin(self, cls, shapes, dtypes, compiles, at_once):
         self.seed, self.compiles, self.at_once, self.left = 0, compiles, at_once, []
         params = [self.parameter(*each) for each in zip(shapes, dtypes, strict=False)]
-        self.oracle = Oracle(cls(params, eps=1e-8), allowing=["small means", "small steps"])
-        self.allowed = OPTIONS | OF_CLASS[cls]
+        self.oracle = Oracle(cls(params, eps=EPS[cls][0]), allowing=["lookahead", "small means", "small steps"])
+        self.allowed = OPTIONS | OF_CLASS[cls] | {"eps": EPS[cls]}
 
     def parameter(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.nn.Parameter:
         p = torch.nn.Parameter(torch.empty(shape, dtype=dtype))

@@ -34,7 +34,9 @@ class Entry(NamedTuple):
 
 
 PARQUET = "a folder with train*.parquet and test*.parquet"
+IDX = "MNIST's own files (train-images-idx3-ubyte, ...)"
 CIFAR_10 = f"{PARQUET}, or with cifar-10-batches-py"
+TEXTS = "a folder with train.txt, valid.txt and test.txt, of words with spaces between"
 CIFAR_100 = f"{PARQUET}, or with cifar-100-python"
 CIFAR_MODELS = ("vgg11", "resnet34", "densenet121")
 
@@ -59,6 +61,20 @@ CATALOGUE = {
         folder=CIFAR_100,
         downloads=True,
     ),
+    "cifar10-cnn": Entry(
+        "cnn",
+        "CIFAR-10 with a small convolutional network of 16, 32 and 64 channels; learning rates to be searched",
+        folder=CIFAR_10,
+        downloads=True,
+        more=" (smoke: embedded)",
+    ),
+    "fashion-mnist": Entry(
+        "cnn",
+        "Fashion-MNIST with a small convolutional network of 16, 32 and 64 channels; learning rates to be searched",
+        folder=f"{PARQUET}, or with {IDX}",
+        downloads=True,
+        more=" (smoke: embedded)",
+    ),
     "imagenet": Entry(
         "images",
         "ImageNet, as in the paper: ResNet18, 90 epochs, the learning rate divided by 10 after 70 and 80",
@@ -74,12 +90,23 @@ CATALOGUE = {
         "language",
         "Penn Treebank with AWD-LSTMs, as in the paper: 200 epochs, the learning rate divided by 10 after 100 and 145",
         models=("1-layer", "2-layer", "3-layer"),
-        folder="a folder with train.txt, valid.txt and test.txt, of words with spaces between",
+        folder=TEXTS,
         downloads=True,
         more=" (smoke: embedded)",
     ),
     "charlm": Entry(
-        "language", "a small GPT on the characters of four chapters of Alice's Adventures in Wonderland; embedded"
+        "characters",
+        "a small GPT on the characters of four chapters of Alice's Adventures in Wonderland; study: of Penn Treebank",
+        folder=TEXTS,
+        downloads=True,
+        more=" (smoke, small: embedded)",
+    ),
+    "char-lstm": Entry(
+        "characters",
+        "a small LSTM on the characters of Penn Treebank; learning rates to be searched",
+        folder=TEXTS,
+        downloads=True,
+        more=" (smoke: embedded)",
     ),
     "wgan": Entry(
         "gans",
@@ -123,7 +150,7 @@ CATALOGUE = {
     "keras-cnn": Entry(
         "keras_cnn",
         "MNIST with a small convolutional network in Keras, as in the authors' notebook: 200 steps",
-        folder=f"{PARQUET}, or with MNIST's own files (train-images-idx3-ubyte, ...)",
+        folder=f"{PARQUET}, or with {IDX}",
         downloads=True,
         more=" (smoke: embedded). Fashion-MNIST: --set images=fashion-mnist",
         extra="lab,keras",

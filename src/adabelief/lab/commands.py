@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import adabelief
-from adabelief.lab import listings
+from adabelief.lab import comparing, listings, tuning
 from adabelief.lab.arguments import completing, meant, named, parse_epochs, parse_grid, parse_seeds, prepare
 from adabelief.lab.catalogue import CATALOGUE
 from adabelief.lab.console import plain_console
+from adabelief.lab.endings import INTERRUPTED, reported
 from adabelief.names import one_of
 from adabelief.settings import SETTINGS
 
@@ -26,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-INTERRUPTED, FAILED = 130, 1
 SCALES, PRECISIONS = ("smoke", "small", "paper"), ("no", "bf16", "fp16")
 MODELS = {model for entry in CATALOGUE.values() for model in entry.models}
 
@@ -158,6 +155,10 @@ def train(
     log_with: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another tracker of accelerate's: wandb, mlflow, aim, ...")
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Look at the optimizers now and then: does eps let them adapt? See probe.jsonl."),
+    ] = False,
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Least time between two checkpoints within an epoch.", min=0)
     ] = 60.0,
@@ -214,11 +215,16 @@ def train(
             cpu=cpu,
             log_with=log_with or ("tensorboard" if tensorboard else None),
             checkpoint_seconds=checkpoint_seconds,
+            probe=probe,
             console=console,
         )
         if done:
             console.print(summary(wanted, done))
             console.print(f"adabelief report {shlex.quote(str(out))} writes the report.", soft_wrap=True)
+
+
+app.command()(tuning.tune)
+app.command()(comparing.compare)
 
 
 @app.command()
@@ -279,22 +285,3 @@ def doctor() -> None:
     for table in (listings.pairs(found.machine()), listings.pairs(found.versions()), served):
         console.print(table)
         console.print()
-
-
-@contextmanager
-def reported() -> Iterator[None]:
-    """Turns what can go wrong in a run into one message, on stderr; whatever was recorded stays."""
-    console = plain_console(stderr=True)
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on from the last checkpoint.", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except (ValueError, OSError) as error:
-        message = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            message = (
-                f"the disk is full ({message}): make room and give the same command again; nothing recorded is lost"
-            )
-        console.print(f"Error: {message}", style="red", soft_wrap=True)
-        raise typer.Exit(FAILED) from None

@@ -11,3 +11,8 @@ def plain_console(*, stderr: bool = False) -> Console:
     Rich by itself takes `[rl]` in a path or a message for a style, fails at `[/x]`, and makes a picture of `:x:`.
     """
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def silent_console() -> Console:
+    """A console that shows nothing, for runs whose progress is told by others."""
+    return Console(quiet=True)

@@ -24,7 +24,7 @@ def scales(task: Task) -> Iterator[Table]:
         title = f"--model {', '.join(models)}" if len(alike) > 1 else None
         listed = table("--scale", "epochs", "batch", "what differs from the paper", title=title)
         for name, scale in found.items():
-            listed.add_row(name, str(scale.epochs), str(scale.batch_size), scale.note)
+            listed.add_row(name, str(scale.epochs), str(scale.batch_size), _what(task, scale))
         yield listed
     options = {name for found, _ in alike for scale in found.values() for name in scale.options}
     yield pairs(
@@ -33,3 +33,10 @@ def scales(task: Task) -> Iterator[Table]:
             "--set": ", ".join(["batch_size", *sorted(options)]) + ", and the optimizers' arguments",
         }.items()
     )
+
+
+def _what(task: Task, scale: Scale) -> str:
+    """What sets a scale apart, with the target where it has one."""
+    metric = task.metric.of(scale.options)
+    target = "" if scale.target is None else f"; target: {metric.called} {scale.target:g}{metric.suffix}"
+    return scale.note + target

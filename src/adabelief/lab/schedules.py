@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from adabelief.lab.trainer import Moment
 
@@ -59,3 +59,34 @@ def inverse_square_root(steps: int, epochs: int) -> Schedule:
         return min(n / warm_up, math.sqrt(warm_up / n))
 
     return schedule
+
+
+def cosine(warm_up: float = 0.05) -> Schedule:
+    """Up to 1 in a straight line over a share of the steps, then down to 0 along half a cosine, step by step."""
+
+    def schedule(moment: Moment) -> float:
+        rise = max(1, round(warm_up * moment.steps))
+        if moment.step < rise:
+            return (moment.step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (moment.step - rise + 1) / (moment.steps - rise + 1)))
+
+    return schedule
+
+
+def divide_in(*fractions: float) -> Schedule:
+    """Divides the learning rate by 10 after each of these fractions of the steps, within an epoch if need be."""
+
+    def schedule(moment: Moment) -> float:
+        return float(0.1 ** sum(moment.step >= round(fraction * moment.steps) for fraction in fractions))
+
+    return schedule
+
+
+SCHEDULES: Mapping[str, Schedule] = {
+    "cosine": cosine(),
+    "constant": constant,
+    "3/4": divide_at(0.75),
+    "30/60": divide_in(30 / 90, 60 / 90),
+    "70/80": divide_in(70 / 90, 80 / 90),
+}
+"""What the option `schedule` of a scale can be; from "3/4" on, when to divide by 10: the last two are of 90 epochs."""

@@ -18,11 +18,16 @@ from torch.optim import Optimizer
 
 
 class Moment(NamedTuple):
-    """A point in a run: `epoch` finished ones of `epochs`, `step` finished ones of all."""
+    """A point in a run: `epoch` finished ones of `epochs`, `step` finished ones of all `steps`."""
 
     epoch: int
     epochs: int
     step: int
+    steps: int = 0
+
+
+HELD_OUT = ("validation", "test")
+"""What is not trained on."""
 
 
 class Trainer:
@@ -35,10 +40,13 @@ class Trainer:
         accelerator: The devices and processes.
         accumulate: Parts into which each process splits its share of a batch.
         epochs: Epochs of the run.
+        max_norm: Clip a module's gradient to this norm before every step; 0 for never.
+        clip_value: Cut every element of a gradient to ± this before every step; 0 for never.
 
     Attributes:
         optimizer_seconds: The time of every step of an optimizer so far.
         moment: Where the run is.
+        held_out: The parts that an evaluation is to read: "validation" and "test", or one of them.
     """
 
     def __init__(
@@ -49,11 +57,15 @@ class Trainer:
         *,
         accumulate: int,
         epochs: int,
+        max_norm: float = 0.0,
+        clip_value: float = 0.0,
     ) -> None:
         self.modules, self.accelerator, self.accumulate = modules, accelerator, accumulate
+        self._max_norm, self._clip_value = max_norm, clip_value
         self.optimizers: dict[str, Any] = {}
         self.optimizer_seconds: list[float] = []
         self.moment = Moment(0, epochs, 0)
+        self.held_out: tuple[str, ...] = HELD_OUT
         for name, optimizer in optimizers.items():
             modules[name], self.optimizers[name] = accelerator.prepare(modules[name], optimizer)
         self._full_lr = {
@@ -66,14 +78,13 @@ class Trainer:
             for group, lr in zip(optimizer.param_groups, self._full_lr[name], strict=True):
                 group["lr"] = factor * lr
 
-    def descend(self, name: str, batch: Any, loss: Callable[[Any], Tensor], *, max_norm: float | None = None) -> Tensor:
-        """One step of a module's optimizer.
+    def descend(self, name: str, batch: Any, loss: Callable[[Any], Tensor]) -> Tensor:
+        """One step of a module's optimizer, on gradients that are clipped as the run has it.
 
         Args:
             name: The module's name.
             batch: A tuple of tensors, the examples along the first dimension.
             loss: The mean loss over a part of a batch.
-            max_norm: Clip the gradient's norm to this first.
 
         Returns:
             The mean loss over the whole batch.
@@ -91,8 +102,10 @@ class Trainer:
                 self.accelerator.backward(value * (weight * processes))
             total += value.detach().float() * weight
         optimizer = self.optimizers[name]
-        if max_norm is not None:
-            self.accelerator.clip_grad_norm_(module.parameters(), max_norm)
+        if self._max_norm:
+            self.accelerator.clip_grad_norm_(module.parameters(), self._max_norm)
+        if self._clip_value:
+            self.accelerator.clip_grad_value_(module.parameters(), self._clip_value)
         start = time.perf_counter()
         optimizer.step()
         self.optimizer_seconds.append(time.perf_counter() - start)

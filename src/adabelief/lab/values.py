@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeAlias
 
 from adabelief.options import RATE, is_number
 
 LARGEST = 2**63
 """Whole numbers are below it: torch and NumPy have no larger sizes."""
 
+Bounds: TypeAlias = tuple[float, float]
+"""The least and the largest value of a number."""
 
-def read(name: str, value: Any, kind: type, *, optional: bool = False) -> Any:
+
+def read(name: str, value: Any, kind: type, *, optional: bool = False, bounds: Bounds | None = None) -> Any:
     """A value as its name takes it.
 
     Args:
@@ -22,9 +25,10 @@ def read(name: str, value: Any, kind: type, *, optional: bool = False) -> Any:
         value: As it was given: of that kind, or a text that means one.
         kind: bool, int, float or str.
         optional: Whether None, or the text `none`, is a value too.
+        bounds: Of a number, where it has other ones than from 0 to whatever is finite.
 
     Raises:
-        ValueError: If it is of another kind, or out of range: numbers are finite and at least 0.
+        ValueError: If it is of another kind, or out of range.
 
     Example:
         >>> read("rectify", "false", bool), read("width", 1, float), read("steps", "none", int, optional=True)
@@ -34,6 +38,10 @@ def read(name: str, value: Any, kind: type, *, optional: bool = False) -> Any:
         return None
     words, reader = _READERS[kind]
     found = reader(value)
+    if bounds:
+        least, most = bounds
+        words = f"{'a whole' if kind is int else 'a finite'} number, at least {least} and at most {most}"
+        found = found if found is not None and least <= found <= most else None
     if found is None:
         raise ValueError(f"{name} must be {words}{' or none' if optional else ''}, got {value!r}")
     return found

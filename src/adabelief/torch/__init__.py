@@ -8,6 +8,7 @@ except ImportError as error:
 from adabelief.torch.groups import parameter_groups
 from adabelief.torch.migrate import from_adam
 from adabelief.torch.optimizer import AdaBelief, AdaBeliefW
+from adabelief.torch.probe import Probe
 from adabelief.torch.ranger import RangerAdaBelief
 
-__all__ = ["AdaBelief", "AdaBeliefW", "RangerAdaBelief", "from_adam", "parameter_groups"]
+__all__ = ["AdaBelief", "AdaBeliefW", "Probe", "RangerAdaBelief", "from_adam", "parameter_groups"]

@@ -292,6 +292,12 @@ class Base(Optimizer):
         """
         state.load(self, state_dict, super().load_state_dict)
 
+    def report_per_parameter_metrics(self, param: Tensor, name: str, optimizer_metrics: Group) -> Group:
+        """Adds what `Probe` says of a parameter to the metrics of Composer's OptimizerMonitor, which calls this."""
+        from adabelief.torch.probe.monitor import metrics  # which stands on this file
+
+        return {**optimizer_metrics, **metrics(self, param, name)}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:

@@ -21,6 +21,10 @@ COUNT = "skipped"
 """What a group that asked calls the number of steps that were left out: part of it, so that it is saved and loaded."""
 
 
+SMALL = 4096
+"""Tensors of fewer elements are joined before they are looked at: a call takes longer than to copy them."""
+
+
 def begun(group: Group) -> Group:
     """The group, which counts from 0 if it asks."""
     if group["skip_nonfinite"] and COUNT not in group:
@@ -49,7 +53,7 @@ def due(optimizer: Optimizer, on_device: bool) -> tuple[list[Group], Tensor | No
     with torch.no_grad():
         flag = nonfinite(p.grad for group in asked for p in group["params"] if p.grad is not None)
         if on_device:
-            flag = flag if found_inf is None else torch.maximum(flag, found_inf)
+            flag = flag if found_inf is None else (flag + found_inf != 0).to(flag)
         elif internals.has_value(flag):
             flag = flag.cpu()
         else:
@@ -90,7 +94,9 @@ def _extremes(xs: list[Tensor]) -> list[Tensor]:
     """Numbers of which one is inf or nan if and only if an element is: exact in every type, in one read."""
     if xs[0].device.type == "cuda":
         return list(torch._foreach_norm(xs, math.inf))  # one launch for all
-    return [extreme for x in xs for extreme in torch.aminmax(x.detach())]  # by far the fastest such read on CPUs
+    small = [x.reshape(-1) for x in xs if x.numel() < SMALL]
+    joined = [x for x in xs if x.numel() >= SMALL] + ([torch.cat(small)] if small else [])
+    return [extreme for x in joined for extreme in torch.aminmax(x)]  # by far the fastest such read on CPUs
 
 
 def skipped(groups: list[Group]) -> int | Tensor:

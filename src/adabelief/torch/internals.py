@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,11 +105,41 @@ def distributed_as(tensor: Any, local: Tensor, shape: Any) -> Tensor:
     return made
 
 
+class Box(NamedTuple):
+    """Where a process's part of a distributed tensor lies in the whole."""
+
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+    first: bool
+    """Of all processes that have the same part, whether this one has the first place in the mesh."""
+
+
+def box(tensor: Any) -> Box | None:
+    """Where this process's part of a distributed tensor lies; None where torch does not tell."""
+    locate = _named("torch.distributed.tensor._utils", "compute_local_shape_and_global_offset", None)
+    coordinate = tensor.device_mesh.get_coordinate()
+    if locate is None or coordinate is None:
+        return None
+    shape, offset = locate(tensor.shape, tensor.device_mesh, tensor.placements)
+    again = [at for at, placement in zip(coordinate, tensor.placements, strict=True) if not placement.is_shard()]
+    return Box(tuple(offset), tuple(shape), not any(again))
+
+
+def ranks(tensor: Any) -> list[int]:
+    """The processes that have parts of a distributed tensor."""
+    return [int(rank) for rank in tensor.device_mesh.mesh.flatten().tolist()]
+
+
+def store() -> Any:
+    """The key-value store by which the processes of the default group met; None where there is none to be had."""
+    found: Callable[[], Any] | None = _named("torch.distributed.distributed_c10d", "_get_default_store", None)
+    return found() if found and in_process_group() else None
+
+
 def start_of(tensor: Any) -> int:
     """The index of the first element of this process's part, of a tensor that is sharded by its rows, in the whole."""
-    offset = _named("torch.distributed.tensor._utils", "compute_local_shape_and_global_offset", None)
-    _, begins = offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return int(begins[0]) * (tensor.numel() // max(1, tensor.shape[0])) if tensor.ndim else 0
+    there = box(tensor)
+    return there.offset[0] * (tensor.numel() // max(1, tensor.shape[0])) if there and there.offset else 0
 
 
 def in_process_group() -> bool:

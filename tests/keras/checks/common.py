@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import keras
@@ -10,10 +11,17 @@ import numpy as np
 import pytest
 from keras import ops
 
-import adabelief.keras
-from adabelief.keras import RangerAdaBelief
-from tests.mixes import mixes_without
-from tests.oracle import Walk
+FRAMEWORKS = {"tensorflow", "jax", "torch", "optax"}
+BEFORE = FRAMEWORKS & sys.modules.keys()  # what Keras itself has imported
+
+import adabelief.keras  # noqa: E402
+from adabelief.keras import RangerAdaBelief  # noqa: E402
+
+IMPORTED = FRAMEWORKS & sys.modules.keys() - BEFORE
+"""The frameworks that `import adabelief.keras` has imported beside those of Keras."""
+
+from tests.mixes import mixes_without  # noqa: E402
+from tests.oracle import Walk  # noqa: E402
 
 BACKEND = keras.backend.backend()
 if BACKEND == "tensorflow":  # two devices, for strategies; to be said before TensorFlow begins
@@ -69,6 +77,36 @@ class Reference:
             assert {x.dtype for x in state.values()} == {np.dtype("float64" if v.dtype == "float64" else "float32")}
             undecayed = {"weight_decay": 0.0} if i in self.undecayed else {}
             self.walks[i].step(before[i], g, array(v), state, ml_dtypes.finfo(v.dtype), **options | undecayed)
+
+
+def compiled(optimizer: Any, traces: list[int]) -> Any:
+    """`apply` in a tf.function, or in jax.jit with donation; on PyTorch as it is."""
+    if BACKEND == "tensorflow":
+
+        def apply_gradients(grads, variables):
+            traces.append(1)
+            optimizer.apply_gradients(zip(grads, variables, strict=True))
+
+        step = tf.function(apply_gradients, autograph=False)
+        return lambda grads, variables: step(grads, [v.value for v in variables])  # Keras's are constants to it
+    if BACKEND == "jax":
+        import jax
+
+        def stateless_apply(*arguments):
+            traces.append(1)
+            return optimizer.stateless_apply(*arguments)
+
+        stateless_apply = jax.jit(stateless_apply, donate_argnums=(0, 2))
+
+        def apply(grads, variables):
+            if not optimizer.built:
+                optimizer.build(variables)
+            news = stateless_apply([v.value for v in optimizer.variables], grads, [v.value for v in variables])
+            for v, x in zip((*variables, *optimizer.variables), [*news[0], *news[1]], strict=True):
+                v.assign(x)
+
+        return apply
+    return optimizer.apply
 
 
 def array(x: Any) -> np.ndarray:

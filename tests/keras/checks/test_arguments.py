@@ -14,7 +14,7 @@ from keras import ops
 from keras.optimizers import schedules
 
 from adabelief.keras import AdaBelief, AdaBeliefW, RangerAdaBelief, WarmupDecay
-from tests.keras.checks.common import QUIET, array, number
+from tests.keras.checks.common import QUIET, array, compiled, number
 
 pytestmark = QUIET
 
@@ -50,8 +50,10 @@ def test_values_of_adabelief_tf(name):
     options, *expected = ADABELIEF_TF[name]
     variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0, 4.0])]
     optimizer = AdaBelief(**tf_defaults(**options))
+    optimizer.build(variables)
+    apply, grads = compiled(optimizer, []), [ops.convert_to_tensor(g) for g in ([0.1, 0.2], [0.03, 0.04])]
     for _ in range(100):
-        optimizer.apply([ops.convert_to_tensor([0.1, 0.2]), ops.convert_to_tensor([0.03, 0.04])], variables)
+        apply(grads, variables)
     for v, x in zip(variables, expected, strict=True):
         np.testing.assert_allclose(array(v), x, atol=2e-4)
 

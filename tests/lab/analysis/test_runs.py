@@ -247,3 +247,11 @@ def test_a_plan_alone_has_not_started(tmp_path):
 def test_the_form_in_which_an_optimizer_steps(tmp_path, optimizer, changes, form):
     synthetic.write(tmp_path, synthetic.config(optimizer, **changes))
     assert only(tmp_path).form == form
+
+
+def test_the_form_that_adabelief_chose_is_named(tmp_path):
+    synthetic.write(tmp_path, synthetic.config(), environment={**synthetic.ENVIRONMENT, "default_form": "fused"})
+    synthetic.write(
+        tmp_path, synthetic.config(seed=1, foreach=True), environment={"default_form": "fused", **synthetic.ENVIRONMENT}
+    )
+    assert [run.form for run in load([tmp_path])] == ["fused", "foreach"]

@@ -6,7 +6,7 @@ import pytest
 from adabelief.lab import tasks
 from adabelief.lab.analysis.experiments import experiments
 from adabelief.lab.analysis.runs import load
-from adabelief.lab.analysis.statistics import compare, judge, proportion_variance, standard_error
+from adabelief.lab.analysis.statistics import judge, proportion_variance, standard_error
 from adabelief.lab.report import sentences
 from adabelief.lab.task import Metric
 from tests.lab import synthetic
@@ -15,10 +15,6 @@ from tests.lab.synthetic import experiment
 
 def on_experiment(made):
     return sentences.on_experiment(judge(made))
-
-
-def sides(made):
-    return list(made.groups.values())
 
 
 def test_a_proportion():
@@ -33,37 +29,9 @@ def test_standard_error_has_both_parts(tmp_path):
     assert standard_error(made.groups["SGD"]) == pytest.approx(math.sqrt(0.9 + 2 / 2))
 
 
-def test_margin_from_seeds_alone(tmp_path):
-    made = experiment(tmp_path, {"AdaBelief": [89.0, 91.0], "SGD": [92.0, 94.0]}, examples=None)
-    found = compare(*sides(made))
-    assert found.difference == -3.0
-    assert found.margin == pytest.approx(4.302653 * math.sqrt(2), rel=1e-6), "Student's t of 2 degrees"
-    assert not found.clear
-
-
-def test_margin_from_the_test_set_alone(tmp_path):
-    made = experiment(tmp_path, {"AdaBelief": [95.0, 95.0], "SGD": [85.0, 85.0]}, examples=500)
-    found = compare(*sides(made))
-    assert found.margin == pytest.approx(1.959964 * 100 * math.sqrt(2 * 0.9 * 0.1 / 500), rel=1e-6)
-    assert found.clear
-
-
-def test_margin_from_both(tmp_path):
-    made = experiment(tmp_path, {"AdaBelief": [89.0, 91.0], "SGD": [92.0, 94.0]}, examples=1000)
-    variance = 1 + 1 + 2 * 1e4 * 0.915 * 0.085 / 1000
-    assert variance**2 / 2 == pytest.approx(6.3208, rel=1e-4), "degrees of freedom"
-    assert compare(*sides(made)).margin == pytest.approx(2.417122 * math.sqrt(variance), rel=1e-4)
-
-
-def test_more_comparisons_widen_the_margin(tmp_path):
-    made = experiment(tmp_path, {"AdaBelief": [95.0, 95.0], "SGD": [85.0, 85.0]}, examples=500)
-    one, ten = (compare(*sides(made), comparisons=n).margin for n in (1, 10))
-    assert ten / one == pytest.approx(2.807034 / 1.959964, rel=1e-5)
-
-
 def test_one_seed_has_no_margin(tmp_path):
     made = experiment(tmp_path, {"AdaBelief": [10.0], "SGD": [95.0]})
-    found = compare(*sides(made))
+    (found,) = judge(made).comparisons.values()
     assert math.isnan(found.margin)
     assert not found.clear
     text = " ".join(on_experiment(made))
@@ -88,7 +56,7 @@ def test_diverged_runs_are_told_and_compared_with_nothing(tmp_path):
     made = experiment(tmp_path, {"AdaBelief": [90.0, 90.1], "Adam": [98.0, 98.1], "SGD": [91.0, 91.1]})
     text = " ".join(on_experiment(made))
     assert "Adam diverged (seed 2 in epoch 2)." in text
-    assert "Diverged runs are in no mean, and their optimizers in no comparison." in text
+    assert "A diverged run is a loss: its optimizer has no mean, and counts as behind all that have one." in text
     assert list(judge(made).comparisons) == ["SGD"]
     assert len(made.valid["Adam"]) == 2
 
@@ -124,7 +92,9 @@ def test_a_search_compares_what_validation_picks_on_the_seeds_that_all_settings_
     assert list(judge(made).contenders) == ["AdaBelief (lr=0.02)", "SGD (lr=0.1)", "Adam (lr=0.02)"]
     assert judge(made).reference == "AdaBelief (lr=0.02)"
     assert judge(made).comparisons.keys() == {"Adam (lr=0.02)", "SGD (lr=0.1)"}
-    assert judge(made).comparisons["Adam (lr=0.02)"].difference == pytest.approx(97.25 - 85.0)
+    assert judge(made).comparisons["Adam (lr=0.02)"].difference == pytest.approx(96.25 - 86.5), (
+        "on the seeds that both have"
+    )
     assert judge(made).target.level == 80.0
     first, second, *_ = on_experiment(made)
     assert first == (
@@ -132,6 +102,27 @@ def test_a_search_compares_what_validation_picks_on_the_seeds_that_all_settings_
         "seed 1, which count again below; SGD had one setting. A wider search might pick others."
     )
     assert second == "Mean test accuracy lies between 69.00 and 96.25 %; the best mean is that of Adam (lr=0.02)."
+
+
+def test_seeds_that_picked_settings_do_not_count_again_where_there_are_others(tmp_path):
+    rates = {0.01: [90.0], 0.02: [99.0, 80.0, 81.0]}
+    made = searched(tmp_path, {"AdaBelief": rates, "Adam": {0.01: [70.0], 0.02: [99.0, 90.0, 92.0]}})
+    found = judge(made)
+    assert {run.config.seed for runs in found.contenders.values() for run in runs} == {1, 2}
+    assert found.comparisons["Adam (lr=0.02)"].difference == pytest.approx(91.0 - 80.5)
+    assert "picked by validation on seed 0, left out below." in on_experiment(made)[0]
+
+
+def test_the_last_epoch_is_told_where_it_says_something_else(tmp_path):
+    for name, (picked, last) in {"AdaBelief": (90.0, 60.0), "SGD": (60.0, 60.0)}.items():
+        for seed in (0, 1, 2):
+            synthetic.write(tmp_path, synthetic.config(name, seed), (picked, last), (picked, last), best=1)
+    (made,) = experiments(load([tmp_path]))
+    text = " ".join(on_experiment(made))
+    assert (
+        "worse beyond the noise: SGD. After the last epoch instead of the picked one: not told apart from it: SGD."
+        in text
+    )
 
 
 def test_settings_of_adabelief_alone_are_compared_with_each_other(tmp_path):

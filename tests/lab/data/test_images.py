@@ -69,7 +69,8 @@ def test_image_folders_are_split_once_and_for_all(tmp_path, layout):
     one, again = (image_folder(tmp_path, size=8, validation_share=0.2) for _ in range(2))
     assert colours(one.validation) == colours(again.validation)
     small = image_folder(tmp_path, size=8, validation_share=0.2, train_examples=8, test_examples=2)
-    assert [len(part) for part in small[:3]] == [8, 2, 2]
+    assert [len(part) for part in small[:3]] == [8, 4, 2]
+    assert colours(small.validation) == colours(one.validation)
     assert set(colours(small.train)) < set(colours(one.train))
     assert sorted(small.test.labels.tolist()) == [0, 1]
     other = image_folder(tmp_path, size=8, validation_share=0.2, seed=1)

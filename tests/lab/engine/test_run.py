@@ -21,6 +21,7 @@ from adabelief.lab.engine import session
 from adabelief.lab.engine.config import plan as plan_runs
 from adabelief.lab.engine.folder import Busy, RunFolder
 from adabelief.lab.engine.run import train
+from adabelief.lab.optimizers import default_form
 from adabelief.lab.tasks import task
 from adabelief.lab.tasks.images import Classification
 from tests.lab.running import cut, go, goes_on, numbers, weights
@@ -149,7 +150,7 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
         ({"model": "resnet"}, "model: there is no 'resnet' here; there are none"),
         ({"precision": "int4"}, "precision: there is no 'int4'"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
-        ({"changes": {"batch_size": 0}}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"changes": {"batch_size": 0}}, "batch_size must be a whole number, at least 1 and at most 1000000, got 0"),
         ({"changes": {"momentum": 0.5}}, "AdaBelief of adabelief has no argument momentum; it has lr, betas"),
     ],
 )
@@ -242,35 +243,16 @@ def test_processes_that_would_be_left_out(accelerators, started, message, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-DISTRIBUTED = """
-import sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from adabelief.lab.engine import session
-from tests.lab.engine.test_run import linear, plan
-session.run(linear(), plan(changes={{"dropout": 0.0}}), Path({out!r}), log_with="tensorboard")
-session.run(linear(), plan(changes={{"norm": True}}), Path({out!r}) / "norm")
-"""
-
-
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would take two accelerators")
-def test_two_processes_are_as_good_as_one(tmp_path):
+@pytest.mark.xdist_group("torchrun")
+def test_two_processes_are_as_good_as_one(tmp_path, two_processes):
     """They are asked for by torchrun alone, without a word of the CPU."""
-    script = tmp_path / "script.py"
-    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parents[3]), out=str(tmp_path / "two")))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    run(tmp_path / "one", changes={"dropout": 0.0})
-    assert list((tmp_path / "two" / "norm").rglob("result.json")), "batch normalization has buffers to exchange"
-    one, two = (RunFolder(next((tmp_path / name).glob("*/*/*/result.json")).parent) for name in ("one", "two"))
-    assert json.loads(two.environment.read_text())["processes"] == 2
+    run(tmp_path, changes={"dropout": 0.0})
+    assert list((two_processes / "norm").rglob("result.json")), "batch normalization has buffers to exchange"
+    one, two = (RunFolder(next(out.rglob("result.json")).parent) for out in (tmp_path, two_processes / "plain"))
+    environment = json.loads(two.environment.read_text())
+    assert environment["processes"] == 2
+    assert environment["default_form"] == default_form(torch.device("cpu"))
     assert list(two.path.rglob("events.out.tfevents*")), "the main process has the tracker"
     for a, b in zip(numbers(one), numbers(two), strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)

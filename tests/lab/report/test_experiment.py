@@ -1,6 +1,7 @@
 """What a chapter on an experiment says, situation by situation, and what it does not say."""
 
 import json
+import math
 
 import pytest
 
@@ -77,6 +78,13 @@ def disturbed(out):
             synthetic.write(out, synthetic.config(name, seed), seconds=10.0 if slow else 2.0)
 
 
+def untested(out):
+    """Trials of a search, which leave the test set alone."""
+    for name in ("AdaBelief", "SGD"):
+        for seed in (0, 1):
+            synthetic.write(out, synthetic.config(name, seed), (80.0, 90.0), (math.nan, math.nan))
+
+
 SITUATIONS = [
     # What was run, its state, and what is told of it; then what must not be.
     ("not started", waiting, ["**Not started, and in no number below:** Yogi, seed 0.", "not started"], []),
@@ -106,6 +114,12 @@ SITUATIONS = [
         ["Settings are untuned", "No settings were tuned"],
     ),
     ("a search on two seeds", lambda out: searched(out, (0, 1)), ["on seed 0 and seed 1, which count again"], []),
+    (
+        "runs that did not read the test set",
+        untested,
+        ["The test set was not read in these runs", "| not tested, not tested |", "| 90.00 ± 0.00 |"],
+        ["nan", "the best mean", "told apart"],
+    ),
     ("a constant rate", pair, ["The learning rate is constant."], []),
     ("a moving rate", rising, ["The learning rate rises until step 2, then falls to 0.1 of its height."], ["constant"]),
     (

@@ -20,7 +20,7 @@ def test_latex_table(out):
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 2
     rows = [line.strip() for line in text.splitlines() if line.strip().startswith(("AdaBelief &", "SGD &"))]
     assert rows[0].startswith(
-        r"AdaBelief & 94.50 $\pm$ 0.71 & 0 & 94.00 $\pm$ 0.71 & 95.50 $\pm$ 0.71 & 3, 3 & 0, 1 \\"
+        r"AdaBelief & 94.50 $\pm$ 0.71 & 0 & 94.00 $\pm$ 0.71 & 0 & 95.50 $\pm$ 0.71 & 3, 3 & 0, 1 \\"
     )
     assert rows[1].startswith(r"SGD & 92.50 $\pm$ 0.71 & $-$2.00 $\pm$")
     body = re.sub(r"\\begin\{tabular\}\{(\w+)\}", "", text)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from adabelief.lab.analysis.statistics import Comparison
+from adabelief.lab.analysis.differences import Comparison
 from adabelief.lab.report.words import join, margin, number, rough, spread
 
 

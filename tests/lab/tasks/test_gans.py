@@ -5,10 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,10 +20,11 @@ from adabelief.lab.data.examples import Examples, Split
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import plan
 from adabelief.lab.engine.run import trainer_for
-from adabelief.lab.models import frechet
+from adabelief.lab.models import coverage, frechet
 from adabelief.lab.task import Request
 from adabelief.lab.tasks import adversarial, gans, task
 from tests.lab.running import go, goes_on, numbers
+from tests.lab.shared import GANS
 
 NAMES = tuple(gans.TASKS)
 
@@ -147,12 +144,6 @@ def test_colour_images_are_scaled_and_half_of_them_flipped():
     assert next(iter(larger.batches(0))).images.shape == (64, 3, 64, 64)
 
 
-@pytest.mark.parametrize(("option", "value"), [("passes", 0), ("critic_steps", 2.5), ("samples", 7)])
-def test_options_out_of_range_are_refused(option, value):
-    with pytest.raises(ValueError, match=rf"{option} must be a whole number, at least \d.*, got {value}"):
-        trained("wgan", **{option: value})
-
-
 def test_features_that_do_not_take_the_images_are_refused_before_the_first_step(tmp_path):
     path = tmp_path / "own.pt2"
     torch.export.save(torch.export.export(nn.Flatten(), (torch.zeros(2, 3, 32, 32),)), path)
@@ -203,6 +194,26 @@ def test_samples_are_what_the_generator_makes():
     assert (measured["generated_examples"], measured["test_examples"]) == (300, 300)
 
 
+def test_a_classifier_sees_which_classes_are_covered():
+    workload, trainer = trained("dcgan", coverage=8, samples=200)
+    state = torch.random.get_rng_state()
+    measured = workload.evaluate(trainer)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert measured["classifier_accuracy"] > 80
+    assert 1 <= measured["classes_covered"] <= 10
+    assert 1 <= measured["classes_effective"] <= 10
+    images, labels = workload._split.test
+    for kept, covered in ((labels >= 0, 10), (labels == 3, 1)):
+        seen = coverage.counts(workload._judge, images[kept], 10)
+        assert coverage.covered(seen) == covered
+        assert coverage.effective(seen) == pytest.approx(covered, abs=0.6)
+    again, trainer = trained("dcgan", coverage=8, samples=200)
+    again._teach(trainer)
+    assert again._accuracy == measured["classifier_accuracy"]
+    workload, trainer = trained("dcgan", coverage=0)
+    assert "classes_covered" not in workload.evaluate(trainer)
+
+
 def test_weights_that_are_no_numbers_are_measured_as_nan():
     workload, trainer = trained("dcgan")
     for p in workload.modules["generator"].parameters():
@@ -210,35 +221,13 @@ def test_weights_that_are_no_numbers_are_measured_as_nan():
     assert math.isnan(workload.evaluate(trainer)["test_frechet"])
 
 
-DISTRIBUTED = """
-import sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from adabelief.lab.engine import session
-from adabelief.lab.engine.config import plan
-from adabelief.lab.tasks import task
-for name in ("wgan-gp", "sngan"):
-    configs = plan(task(name), scale="smoke", names=["Adam"], epochs=1)
-    session.run(task(name), configs, Path({out!r}), cpu=True)
-"""
-
-
-def test_two_processes_train_together(tmp_path):
+@pytest.mark.xdist_group("torchrun")
+def test_two_processes_train_together(tmp_path, two_processes):
     """Batch normalization sees its own part, so the numbers are near those of one process, not equal to them."""
-    script = tmp_path / "script.py"
-    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parents[3]), out=str(tmp_path / "two")))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    for name in ("wgan-gp", "sngan"):
-        session.run(task(name), plan(task(name), scale="smoke", names=["Adam"], epochs=1), tmp_path / "one", cpu=True)
-    one, two = ({run.config.task: run for run in load([tmp_path / folder])} for folder in ("one", "two"))
-    for name in one:
+    for name in GANS:
+        session.run(task(name), plan(task(name), scale="smoke", names=["Adam"], epochs=1), tmp_path, cpu=True)
+    one, two = ({run.config.task: run for run in load([out])} for out in (tmp_path, two_processes / "gans"))
+    for name in GANS:
         assert two[name].environment["processes"] == 2
         assert two[name].test == pytest.approx(one[name].test, rel=0.2)
         assert two[name].epochs[0]["train_loss"] == pytest.approx(one[name].epochs[0]["train_loss"], rel=0.1)

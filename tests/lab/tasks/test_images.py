@@ -44,7 +44,7 @@ def test_cifar_runs(tmp_path, cifar, model):
     configs = plan(task("cifar10"), model=model, scale="smoke", changes={**FEW, "width": 0.0625})
     ((config, result),) = session.run(task("cifar10"), configs, tmp_path / "runs", data=cifar, cpu=True)
     line = json.loads(RunFolder(tmp_path / "runs" / config.folder).metrics.read_text().splitlines()[-1])
-    assert (line["validation_examples"], line["test_examples"]) == (25, 30)
+    assert (line["validation_examples"], line["test_examples"]) == (40, 30)
     assert 0 <= result["last_test"] <= 100
     assert line["step"] == 2 * 2
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,14 +20,12 @@ from adabelief.lab.task import Request
 from adabelief.lab.tasks import language, task
 from adabelief.lab.trainer import Moment, Trainer
 from tests.lab.running import go, goes_on, numbers
+from tests.lab.shared import SURE
 
 PTB, CHARLM = task("ptb-lstm"), task("charlm")
 
 
-TINY = {"width": 0.02, "batch_size": 20}
-
-
-SURE = {**TINY, "dropout": 0.0}
+TINY = {name: SURE[name] for name in ("width", "batch_size")}
 
 
 def plan(which=PTB, changes=TINY, epochs=2, **choices):
@@ -188,37 +182,11 @@ def test_more_parts_than_streams_are_refused(tmp_path):
         go(tmp_path, config, PTB)
 
 
-SHARED = """
-import sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from tests.lab.tasks.test_language import PTB, SURE, plan
-from adabelief.lab.engine import session
-session.run(PTB, [plan(changes=SURE, epochs=1)], Path({out!r}), cpu=True)
-"""
-
-
-def test_two_processes_are_as_good_as_one(tmp_path):
-    (tmp_path / "script.py").write_text(SHARED.format(tests=str(Path(__file__).parents[3]), out=str(tmp_path / "two")))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            tmp_path / "script.py",
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.xdist_group("torchrun")
+def test_two_processes_are_as_good_as_one(tmp_path, two_processes):
     config = plan(changes=SURE, epochs=1)
-    session.run(PTB, [config], tmp_path / "one", cpu=True)
-    one, two = (RunFolder(tmp_path / name / config.folder) for name in ("one", "two"))
+    session.run(PTB, [config], tmp_path, cpu=True)
+    one, two = (RunFolder(out / config.folder) for out in (tmp_path, two_processes / "lstm"))
     assert json.loads(two.environment.read_text())["processes"] == 2
     for a, b in zip(numbers(one), numbers(two), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
@@ -303,7 +271,7 @@ def test_settings_are_the_paper_s(model, belief, adam):
     assert (settings["AdaBelief"]["lr"], settings["AdaBelief"]["eps"]) == belief
     assert settings["Adam"]["lr"] == adam
     assert settings["SGD"] == {"lr": 30.0, "weight_decay": 1.2e-6}
-    assert {s["weight_decay"] for name, s in settings.items() if name != "Fromage"} == {1.2e-6}
+    assert {s["weight_decay"] for name, s in settings.items() if name not in ("Fromage", "Lion")} == {1.2e-6}
 
 
 def test_schedule_is_the_paper_s():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.util import find_spec
 
@@ -10,10 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from adabelief import AdaBelief
+from adabelief.lab.analysis.runs import load
 from adabelief.lab.engine import session
 from adabelief.lab.engine.config import plan as plan_runs
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.run import trainer_for
+from adabelief.lab.report import report
 from adabelief.lab.task import Request
 from adabelief.lab.tasks import task
 from tests.lab.running import equal, go, goes_on, numbers, weights
@@ -52,14 +55,14 @@ PLATFORMS = [
 
 
 @pytest.mark.parametrize(("name", "scale", "changes", "package"), PLATFORMS)
-@pytest.mark.parametrize("at", [20, 60, 95])
-def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, name, scale, changes, package, at):
+def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path, name, scale, changes, package):
     """Before anything is learned, at the end of an epoch, in the middle of the next one."""
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     (config,) = plan(name, scale=scale, epochs=2, changes={**SHORT, **changes, "batch_size": 16})
     _, whole = go(tmp_path / "whole", config, task(name))
-    goes_on(tmp_path / "parts", config, task(name), at, whole=whole)
+    for at in (20, 60, 95):
+        goes_on(tmp_path / str(at), config, task(name), at, whole=whole)
 
 
 def made_by_hand(name, config):
@@ -122,6 +125,27 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch, name, scale, pa
     (config,) = plan(name, scale=scale)
     with pytest.raises(ValueError, match=rf"package {package} is missing .*: pip install 'adabelief\[rl\]'"):
         task(name).make(request(config))
+
+
+def test_agents_stand_beside_a_constant_and_random_actions():
+    """A pole that is pushed one way only falls in 8 to 10 steps, at random it takes longer."""
+    playing = pytest.importorskip("adabelief.lab.tasks.playing")
+    (config,) = plan("rl-atari", changes={"episodes": 8})
+    found = playing.baselines(config.options)
+    assert found == playing.baselines(config.options)
+    assert found["constant_action"][0] in ("0", "1")
+    for part in ("validation", "test"):
+        assert 8 <= found[f"{part}_constant_return"] <= 11 < found[f"{part}_random_return"] < 40
+    (config,) = plan("rl-sac", changes={"episodes": 1})
+    assert playing.baselines(config.options)["constant_action"][0] in ("lowest", "middle", "highest")
+
+
+def test_the_report_says_what_comes_without_learning(tmp_path):
+    configs = plan("rl-atari", names=["Adam"], changes=SHORT, epochs=1)
+    session.run(task("rl-atari"), configs, tmp_path / "runs", cpu=True)
+    report.write(tmp_path / "report", load([tmp_path / "runs"]), command="adabelief report runs")
+    text = (tmp_path / "report/report.md").read_text()
+    assert re.search(r"an agent whose action is always [01] returns \d+\.00, one with random actions \d+\.00", text)
 
 
 @pytest.mark.parametrize(

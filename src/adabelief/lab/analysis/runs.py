@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from adabelief.lab import tasks
-from adabelief.lab.analysis import recorded
-from adabelief.lab.analysis.recorded import Line
 from adabelief.lab.catalogue import CATALOGUE
+from adabelief.lab.engine import recorded
 from adabelief.lab.engine.config import Config, short
 from adabelief.lab.engine.folder import RunFolder
+from adabelief.lab.engine.recorded import Line
 from adabelief.lab.optimizers import FORMS, METHODS
 from adabelief.lab.task import Metric
 
@@ -30,6 +31,7 @@ class Run:
         epochs: What was measured after each epoch.
         steps: The loss and the learning rate's factor every few steps.
         result: What came of it; None while it is unfinished.
+        probe: What a probe saw of its optimizers, now and then; empty where there was none.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Run:
     epochs: tuple[Line, ...]
     steps: tuple[Line, ...]
     result: Mapping[str, Any] | None
+    probe: tuple[Line, ...] = ()
 
     @property
     def label(self) -> str:
@@ -86,6 +89,11 @@ class Run:
         return float(self.outcome["test"])
 
     @property
+    def tested(self) -> bool:
+        """Whether the test set was read at the picked epoch and at the last one: a search leaves it alone."""
+        return self.valid and math.isfinite(self.test) and math.isfinite(self.last_test)
+
+    @property
     def last_test(self) -> float:
         """The test metric after the last epoch."""
         return float(self.outcome["last_test"])
@@ -107,15 +115,16 @@ class Run:
 
     @property
     def form(self) -> str:
-        """How its optimizer steps: `fused` (one compiled call), `foreach` (a call per operation), `loop`, or `default`.
+        """How its optimizer steps: `fused` (one compiled call), `foreach` (a call per operation) or `loop`.
 
-        The default is what the package chooses: for AdaBelief the compiled kernel, where there is one.
+        What AdaBelief chooses by itself is noted with the environment; in runs of before that it is `default`.
         """
         if "keras" in CATALOGUE[self.config.task].extra:
             return "Keras's"
         settings = self.config.settings
         form = next((name for name in FORMS if settings.get(name)), None)
-        return form or ("loop" if settings.get("foreach") is False else METHODS[self.config.optimizer].usual_form)
+        form = form or ("loop" if settings.get("foreach") is False else METHODS[self.config.optimizer].usual_form)
+        return str(self.environment.get("default_form", form)) if form == "default" else form
 
     def schedule(self) -> str:
         """What became of the learning rate, in words: `constant`, say; empty where nothing was recorded."""
@@ -200,4 +209,5 @@ def _read(folder: RunFolder) -> Run:
         epochs=epochs,
         steps=steps,
         result=recorded.result(folder.result, folder.metrics, epochs),
+        probe=recorded.probe(folder.probe),
     )

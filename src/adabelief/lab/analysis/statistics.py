@@ -9,32 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scipy.special import stdtrit
-
+from adabelief.lab.analysis.differences import Comparison, comparisons
 from adabelief.lab.analysis.experiments import Experiment
 from adabelief.lab.analysis.runs import Run
 
-CONFIDENCE = 0.95
-
 DISTURBED = 2.0
 """A run whose seconds per median step are so many times those of the middle run was disturbed by other work."""
-
-
-class Comparison(NamedTuple):
-    """Two optimizers' mean test metrics: how far apart they are, and how far they could be by chance.
-
-    The margin is half the width of a confidence interval, nan where seeds are too few to tell; the level is the mean of
-    both, by which the numbers are printed.
-    """
-
-    difference: float
-    margin: float
-    level: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the difference is larger than what noise explains."""
-        return abs(self.difference) > self.margin
 
 
 class Search(NamedTuple):
@@ -44,11 +24,13 @@ class Search(NamedTuple):
         tried: How many settings of each optimizer were tried, by the optimizer's name.
         changed: What they differ in: `lr`, say.
         seeds: Those by which validation picked: an optimizer's settings share them.
+        again: Whether these count again in what is compared, for want of others.
     """
 
     tried: Mapping[str, int]
     changed: Sequence[str]
     seeds: Sequence[int]
+    again: bool
 
 
 class Target(NamedTuple):
@@ -67,12 +49,13 @@ class Verdict:
         complete: The valid runs of the labels that none diverged of: an average of what is left of the others would
             flatter them.
         contenders: What is compared: all of `complete`, or of a search the settings that validation picks, one of each
-            optimizer.
+            optimizer, on the seeds that picked nothing, if all of them have two or more of those.
         search: What was tried; None where nothing was searched.
         reference: Whom the others are compared with: AdaBelief, as little changed as there is; None where it diverged,
             has not finished, or is not there.
-        comparisons: Every other one of `contenders` against `reference`, on the test metric; empty where nothing is
-            compared, as in a smoke run.
+        comparisons: Every other one of `contenders` against `reference`, on the test metric of the picked epoch; empty
+            where nothing is compared, as in a smoke run.
+        last_comparisons: The same of the last epoch.
         target: A level of the validation metric that tells who is quick; None where there is none, as in a smoke run.
         looks: How an optimizer's labels are told apart in figures: 0 for the one that stands for it (the one that
             validation picks of a search), 1, 2, ... for further settings; in the order in which they are drawn.
@@ -85,6 +68,7 @@ class Verdict:
     search: Search | None
     reference: str | None
     comparisons: Mapping[str, Comparison]
+    last_comparisons: Mapping[str, Comparison]
     target: Target | None
     looks: Mapping[str, int]
     disturbed: Sequence[Run]
@@ -93,16 +77,20 @@ class Verdict:
 def judge(experiment: Experiment) -> Verdict:
     """What can be concluded from an experiment. A smoke run shows that everything runs: nothing is compared in it."""
     complete = _complete(experiment)
-    contenders = _contenders(experiment, complete)
+    picked = _contenders(experiment, complete)
+    search = _search(complete, picked) if len(picked) < len(complete) else None
+    contenders = {label: _fresh(runs, search) for label, runs in picked.items()}
     reference = next((label for label, runs in contenders.items() if runs[0].config.optimizer == "AdaBelief"), None)
     smoke = experiment.smoke
+    compared = reference is not None and not smoke
     return Verdict(
         experiment=experiment,
         complete=complete,
         contenders=contenders,
-        search=_search(complete) if len(contenders) < len(complete) else None,
+        search=search,
         reference=reference,
-        comparisons={} if smoke else _comparisons(contenders, reference),
+        comparisons=comparisons(contenders, str(reference), lambda run: run.test) if compared else {},
+        last_comparisons=comparisons(contenders, str(reference), lambda run: run.last_test) if compared else {},
         target=None if smoke else _target(experiment, contenders),
         looks=_looks(experiment, contenders),
         disturbed=_disturbed(experiment),
@@ -127,34 +115,6 @@ def standard_error(runs: Sequence[Run]) -> float:
     return math.sqrt(_size_variance(runs[0], statistics.fmean(values)) + _seed_variance(values))
 
 
-def compare(runs: Sequence[Run], others: Sequence[Run], comparisons: int = 1) -> Comparison:
-    """The mean test metric of some runs minus that of others, with its margin.
-
-    The variance of the difference has three parts: p(1 − p)/n for each side, with n the size of the test set and p the
-    mean of all the runs, and s²/k for each side, with s the standard deviation over its k seeds. The first is for
-    accuracies only, and takes the two sides as tested on different examples; tested on the same ones, they are closer
-    than that. The margin is Student's t times the root of it, with Welch's degrees of freedom.
-
-    Args:
-        runs: One side.
-        others: The other side.
-        comparisons: How many are made together; all of them hold with `CONFIDENCE` (Bonferroni).
-    """
-    sides = [[run.test for run in side] for side in (runs, others)]
-    difference = statistics.fmean(sides[0]) - statistics.fmean(sides[1])
-    mean = statistics.fmean([*sides[0], *sides[1]])
-    if min(map(len, sides)) < 2:
-        return Comparison(difference, math.nan, mean)
-    seeds = [_seed_variance(values) for values in sides]
-    variance = sum(seeds) + _size_variance(runs[0], mean) + _size_variance(others[0], mean)
-    if variance == 0:
-        return Comparison(difference, 0.0, mean)
-    uncertain = sum(v**2 / (len(values) - 1) for v, values in zip(seeds, sides, strict=True))
-    freedom = variance**2 / uncertain if uncertain else math.inf
-    quantile = float(stdtrit(min(freedom, 1e9), 1 - (1 - CONFIDENCE) / (2 * comparisons)))
-    return Comparison(difference, quantile * math.sqrt(variance), mean)
-
-
 def _complete(experiment: Experiment) -> Mapping[str, Sequence[Run]]:
     broken = {label for label, runs in experiment.groups.items() if any(run.diverged for run in runs)}
     return {label: runs for label, runs in experiment.valid.items() if label not in broken}
@@ -175,8 +135,7 @@ def _contenders(experiment: Experiment, complete: Mapping[str, Sequence[Run]]) -
     """Where several optimizers have several settings each, these were searched, and validation picks one of each.
 
     An optimizer's settings are judged by their mean validation metric over the seeds that all of them have, so that
-    the best may be given more seeds. The shared seeds count again in what is then compared, which flatters those that
-    were searched.
+    the best may be given more seeds.
     """
     settings = _by_optimizer(complete)
     if sum(len(labels) > 1 for labels in settings.values()) < 2:
@@ -195,7 +154,7 @@ def _contenders(experiment: Experiment, complete: Mapping[str, Sequence[Run]]) -
     return {label: complete[label] for label in picked}
 
 
-def _search(complete: Mapping[str, Sequence[Run]]) -> Search:
+def _search(complete: Mapping[str, Sequence[Run]], picked: Mapping[str, Sequence[Run]]) -> Search:
     settings = _by_optimizer(complete)
     searched = [labels for labels in settings.values() if len(labels) > 1]
     arguments = [[complete[label][0].config.settings for label in labels] for labels in searched]
@@ -207,14 +166,16 @@ def _search(complete: Mapping[str, Sequence[Run]]) -> Search:
         if len({str(other.get(name)) for other in group}) > 1
     }
     seeds = {seed for labels in searched for seed in _shared_seeds(complete, labels)}
-    return Search({name: len(labels) for name, labels in settings.items()}, sorted(changed), sorted(seeds))
+    fresh = [sum(run.config.seed not in seeds for run in runs) for runs in picked.values()]
+    tried = {name: len(labels) for name, labels in settings.items()}
+    return Search(tried, sorted(changed), sorted(seeds), again=min(fresh) < 2)
 
 
-def _comparisons(contenders: Mapping[str, Sequence[Run]], reference: str | None) -> Mapping[str, Comparison]:
-    if reference is None:
-        return {}
-    rivals = [label for label in contenders if label != reference]
-    return {label: compare(contenders[label], contenders[reference], len(rivals)) for label in rivals}
+def _fresh(runs: Sequence[Run], search: Search | None) -> Sequence[Run]:
+    """The runs that picked nothing, where these do not count again."""
+    if search is None or search.again:
+        return runs
+    return [run for run in runs if run.config.seed not in search.seeds]
 
 
 def _target(experiment: Experiment, contenders: Mapping[str, Sequence[Run]]) -> Target | None:

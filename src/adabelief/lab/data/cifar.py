@@ -89,7 +89,7 @@ def cifar(
             fine_label); or else with the files of cifar-10-batches-py or cifar-100-python, or with a folder of this
             name. Nothing is downloaded then. Without it the images come from the hub.
         validation_examples: How many of the 50,000 training images are for validation.
-        train_examples: Keep only so many of the other training images, and the same share of the validation images.
+        train_examples: Keep only so many of the other training images.
         test_examples: Keep only so many test images.
         seed: Seed of the choice of images. It is not the seed of a run: runs that are to be compared share it.
 

@@ -143,7 +143,7 @@ def image_folder(
         size: Height and width of what the network sees.
         validation_share: The fraction of the training images that is for validation. The folder's own val/ is the test
             set.
-        train_examples: Keep only so many of the other training images, and the same share of the validation images.
+        train_examples: Keep only so many of the other training images.
         test_examples: Keep only so many test images.
         seed: Seed of the choice of images. It is not the seed of a run: runs that are to be compared share it.
 
@@ -189,12 +189,12 @@ def image_folder(
 def training_parts(
     labels: Tensor, validation: int, limit: int | None, seed: int, *, asked: str
 ) -> tuple[Tensor, Tensor]:
-    """Splits training images, always in the same way.
+    """Splits training images, always in the same way; the validation part is as large, however few are trained on.
 
     Args:
         labels: (n,), of all training images.
         validation: How many of them are for validation.
-        limit: Keep only so many of the others, and the same share of those for validation; None for all.
+        limit: Keep only so many of the others; None for all.
         seed: Seed of the choice.
         asked: The option that asked for validation, as in "validation_examples=5000", for a message.
 
@@ -210,9 +210,7 @@ def training_parts(
             f"--set {asked.partition('=')[0]}=N"
         )
     order = stratified(labels, seed)
-    held, remaining = order[:validation], order[validation:]
-    kept = first(remaining, limit, "train_examples", "training")
-    return kept, held[: max(1, round(validation * len(kept) / len(remaining)))]
+    return first(order[validation:], limit, "train_examples", "training"), order[:validation]
 
 
 def first(order: Tensor, limit: int | None, option: str, kind: str) -> Tensor:

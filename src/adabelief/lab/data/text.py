@@ -92,18 +92,40 @@ def words(text: str = "penn", data: Path | None = None, *, vocabulary: int = 10_
     )
 
 
-def characters() -> TokenCorpus:
-    """The characters of the embedded book: the first 80 % for training, then 10 % for validation, 10 % for the test.
+def characters(text: str = BOOK, data: Path | None = None, *, held_out: int | None = None) -> TokenCorpus:
+    """The characters of a text, numbered in their order.
+
+    Of the embedded book the first 80 % are for training, then 10 % for validation, 10 % for the test. Of another text
+    they are those of its words with single spaces between, and a line feed after each of its lines.
+
+    Args:
+        text: "alice", the embedded book, or a text of `words`.
+        data: A folder as `words` takes it; read instead of `text`, unless that is the book.
+        held_out: Keep only the first so many characters of the validation text and of the test text; None for all.
+
+    Raises:
+        FileNotFoundError: If a file is missing, or the hub cannot be reached.
+        ValueError: If there is no such text, a file has no text, or `held_out` is less than 2.
 
     Example:
         >>> corpus = characters()
         >>> corpus.vocabulary, len(corpus.train)
         (64, 36081)
     """
-    content = _book()
-    numbers = {character: i for i, character in enumerate(sorted(set(content)))}
-    train, validation, test = map(torch.tensor, _by_position([numbers[character] for character in content]))
-    return TokenCorpus(train, validation, test, len(numbers))
+    if held_out is not None and held_out < 2:
+        raise ValueError(f"held_out={held_out}: give at least 2 characters, or none for all, with --set held_out=N")
+    if text == BOOK:
+        train, *others = map("".join, _by_position(_book()))
+    else:
+        parts = _read(text) if data is None else [_file(data, part) for part in PARTS]
+        train, *others = ("".join(" ".join(line) + "\n" for line in part.sentences) for part in parts)
+        for part, content in zip(parts, (train, *others), strict=True):
+            if not content.strip():
+                raise ValueError(f"{part.name} has no words; give a text that has")
+    numbers = {character: i for i, character in enumerate(sorted(set(train).union(*others)))}
+    kept = (train, *(content[:held_out] for content in others))
+    train_tokens, validation, test = (torch.tensor([numbers[character] for character in part]) for part in kept)
+    return TokenCorpus(train_tokens, validation, test, len(numbers))
 
 
 def streams(tokens: Tensor, n: int) -> Streams:

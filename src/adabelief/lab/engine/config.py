@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from adabelief.lab import optimizers, values
-from adabelief.lab.task import Scale, Task
+from adabelief.lab.schedules import SCHEDULES
+from adabelief.lab.task import BOUNDS, HALF_LIVES, Scale, Task
 from adabelief.names import one_of, suggestion
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -19,6 +20,9 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 CONDITIONS = ("epochs", "precision", "accumulate")
 """What of a configuration's changes are no options of a scale or an optimizer."""
+
+CHOICES: Mapping[str, Sequence[str]] = {"schedule": tuple(SCHEDULES), "half_life": HALF_LIVES}
+"""What the engine's own options can be, where they are words."""
 
 
 @dataclass(frozen=True)
@@ -109,20 +113,24 @@ def plan(
     configs: dict[Path, Config] = {}
     for point, seed, name in product(product(*grid.values()), seeds, names):
         asked = {**(changes or {}), **dict(zip(grid, point, strict=True))}
-        own, arguments = _sorted_out(asked, scales, scale, name)
+        own, arguments = _sorted_out(asked, task.name, scales, scale, name)
         all_arguments = optimizers.check(name, {**settings[name], **arguments})
+        options = {**chosen.options, **{key: own[key] for key in own if key != "batch_size"}}
+        batch_size, used = own.get("batch_size", chosen.batch_size), all_arguments
+        if options.get("half_life") == "examples":
+            used = optimizers.with_batches(name, all_arguments, batch_size / chosen.batch_size)
         config = Config(
             task=task.name,
             model=model,
             scale=scale,
             optimizer=name,
-            settings=all_arguments,
+            settings=used,
             seed=seed,
             epochs=epochs or chosen.epochs,
-            batch_size=own.get("batch_size", chosen.batch_size),
+            batch_size=batch_size,
             precision=precision,
             accumulate=accumulate,
-            options={**chosen.options, **{key: own[key] for key in own if key != "batch_size"}},
+            options=options,
             changes={**own, **{key: all_arguments[key] for key in arguments}, **conditions},
         )
         configs.setdefault(config.folder, config)
@@ -130,7 +138,7 @@ def plan(
 
 
 def _sorted_out(
-    asked: Mapping[str, Any], scales: Mapping[str, Scale], scale: str, optimizer: str
+    asked: Mapping[str, Any], task: str, scales: Mapping[str, Scale], scale: str, optimizer: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What was asked for as values of the scale's options and `batch_size`, and as arguments of the optimizer."""
     options = scales[scale].options
@@ -149,16 +157,24 @@ def _sorted_out(
         if name in own or name in arguments:
             raise ValueError(f"{name} is given twice, once as {typed}; write it one way")
         if name == "batch_size":
-            own[name] = values.read(name, value, int)
-            if own[name] < 1:
-                raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+            own[name] = _option(task, name, value, [scales[scale].batch_size])
         elif name in options:
-            usual = [other.options[name] for other in scales.values() if name in other.options]
-            kind = next((type(one) for one in usual if one is not None), int)
-            own[name] = values.read(name, value, kind, optional=None in usual)
+            own[name] = _option(task, name, value, [x.options[name] for x in scales.values() if name in x.options])
+            if name in CHOICES:
+                own[name] = one_of(name, own[name], CHOICES[name])
         else:
             arguments[name] = value
     return own, arguments
+
+
+def _option(task: str, name: str, value: Any, usual: Sequence[Any]) -> Any:
+    """A value of the kind that the usual ones are of, within its bounds."""
+    kind = next((type(one) for one in usual if one is not None), int)
+    bounds = BOUNDS.get(kind, {}).get(name)
+    try:
+        return values.read(name, value, kind, optional=None in usual, bounds=bounds)
+    except ValueError as error:
+        raise ValueError(f"{error}; `adabelief tasks {task}` tells the usual ones") from None
 
 
 def short(value: Any) -> str:

@@ -4,7 +4,9 @@ config.json        what was asked for, resolved: nothing is left to a default; a
 environment.json   versions, processor, accelerator, commit: where its (latest) part was run
 metrics.jsonl      one line for every few steps and for every epoch; only ever appended to
 checkpoint.pt      all that the run needs to go on, replaced atomically; of a finished run, modules and history
+hits.npz           which examples were right after the last epoch, where a task says so: for paired tests
 result.json        what came of it: a run that has it is finished
+probe.jsonl        where a probe was asked for: what it saw of the optimizers, now and then
 """
 
 from __future__ import annotations
@@ -14,21 +16,21 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from adabelief.lab import files
+from adabelief.lab.engine import recorded
 from adabelief.lab.engine.config import Config
 from adabelief.lab.engine.fingerprint import Data
 
-RESULT = (
-    *("epochs", "diverged", "parameters", "best_epoch", "validation", "test", "last_test"),
-    *("optimizer_seconds", "step_seconds", "run_seconds"),
-)
-"""What result.json has."""
+REMEDY = "remove it, and the same command writes it again"
+"""For a file that is damaged."""
 
 
 class Busy(Exception):
@@ -46,7 +48,7 @@ class RunFolder:
         self.path = path
         self.config, self.environment = path / "config.json", path / "environment.json"
         self.metrics, self.checkpoint = path / "metrics.jsonl", path / "checkpoint.pt"
-        self.result = path / "result.json"
+        self.result, self.hits, self.probe = path / "result.json", path / "hits.npz", path / "probe.jsonl"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -68,7 +70,7 @@ class RunFolder:
             lock.release()
 
     def _leave_nothing(self) -> None:
-        for path in (self.config, self.environment, self.metrics):
+        for path in (self.config, self.environment, self.metrics, self.probe):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # where there is something else in one of the folders
             (self.path / ".lock").unlink()
@@ -83,8 +85,7 @@ class RunFolder:
         """
         if not self.config.exists():
             return {}
-        names = [field.name for field in fields(Config)]
-        return read_object(self.config, names, "remove it, and the same command writes it again")
+        return recorded.read(self.config, "configuration", REMEDY)
 
     def write_config(self, config: Config, data: Data | None) -> None:
         """Writes the configuration, or compares it with the one that is there.
@@ -119,7 +120,7 @@ class RunFolder:
         """
         if not self.result.exists():
             return None
-        return read_object(self.result, RESULT, "remove it, and the same command writes it again")
+        return recorded.read(self.result, "result", REMEDY)
 
     def begin_metrics(self, size: int, step: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Leaves what a checkpoint knows of: cuts off what was appended later, and puts back what is missing.
@@ -148,29 +149,19 @@ class RunFolder:
             os.fsync(file.fileno())
             return file.tell()
 
+    def write_hits(self, hits: Mapping[str, Tensor], parts: Sequence[str]) -> None:
+        """Writes which examples of these held-out parts were right, as arrays of bool; nothing where nobody knows."""
+        known = {part: hits[part].numpy() for part in parts if part in hits}
+        if known:
+            with (
+                files.full_disk_told(self.hits),
+                files.replacing(self.hits) as unfinished,
+                unfinished.open("wb") as file,
+            ):
+                np.savez_compressed(file, **known)  # type: ignore[arg-type]
+
     def _content(self) -> bytes:
         return self.metrics.read_bytes() if self.metrics.exists() else b""
-
-
-def read_object(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]:
-    """A JSON object of a file.
-
-    Args:
-        path: The file.
-        names: What it has to have.
-        remedy: What to do where it does not.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
-    missing = [name for name in names if name not in content] if isinstance(content, dict) else ["JSON object"]
-    if missing:
-        raise ValueError(f"{path} is damaged (it has no {missing[0]}); {remedy}")
-    return dict(content)
 
 
 def _readable(content: bytes) -> list[dict[str, Any]]:

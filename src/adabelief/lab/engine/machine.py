@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from adabelief.lab.optimizers import default_form
 from adabelief.lab.processor import processor
 
 PACKAGES = (
@@ -44,6 +45,7 @@ def environment(accelerator: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": accelerator.num_processes,
+        "default_form": default_form(device),
         "command": sys.argv,
     }
 

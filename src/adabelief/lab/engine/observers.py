@@ -14,6 +14,7 @@ from accelerate.utils import LoggerType, broadcast_object_list
 from adabelief.lab import files
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.run import Observer, Run
+from adabelief.lab.trainer import HELD_OUT
 from adabelief.names import one_of
 
 
@@ -43,6 +44,22 @@ class Checkpoints(Observer):
         if run.accelerator.num_processes > 1:  # the main process decides for all, now and then
             (due,) = broadcast_object_list([due]) if run.state.done % run.every == 0 else (False,)
         return due
+
+
+class HoldingBack(Observer):
+    """Lets a run read the test set after its last epoch alone, or never.
+
+    Args:
+        final: Whether it is read at all.
+    """
+
+    def __init__(self, *, final: bool) -> None:
+        self._final = final
+
+    def after_step(self, run: Run) -> None:
+        """Says what the evaluation of this epoch may read."""
+        last = run.state.epoch + 1 == run.config.epochs
+        run.trainer.held_out = HELD_OUT if self._final and last else ("validation",)
 
 
 class Tracked(Observer):

@@ -31,8 +31,8 @@ from adabelief.lab.engine.config import Config
 from adabelief.lab.engine.fingerprint import Data
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.machine import environment
-from adabelief.lab.task import Request, Task, Workload
-from adabelief.lab.trainer import Moment, Trainer
+from adabelief.lab.task import Request, Task, Workload, schedule_of
+from adabelief.lab.trainer import HELD_OUT, Moment, Trainer
 
 UNTIMED_STEPS = 3
 """Steps at the start of every part of a run whose times are not counted."""
@@ -71,6 +71,9 @@ class State:
 
 class Observer:
     """Who watches a run. In runs of several processes there is one in each."""
+
+    def begin(self, run: Run) -> None:
+        """Called before the first step, or before the first after a checkpoint."""
 
     def after_step(self, run: Run) -> None:
         """Called after every step of an optimizer."""
@@ -118,12 +121,13 @@ def train(
         folder.write_config(config, Data.of(data))
     if result is not None:
         return dict(result)
-    threads = torch.get_num_threads()
+    scale = task.scales(config.model).get(config.scale)
+    threads = (scale and scale.threads) or task.threads
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        if task.threads and accelerator.device.type == "cpu":
-            stack.callback(torch.set_num_threads, threads)
-            torch.set_num_threads(task.threads)
+        if threads and accelerator.device.type == "cpu":
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(threads)
         set_seed(config.seed)
         stack.enter_context(changes_blamed(config, lambda: not folder.checkpoint.exists()))
         workload = task.make(Request(config.model, config.seed, config.batch_size, config.options, data))
@@ -133,10 +137,11 @@ def train(
 def trainer_for(workload: Workload, config: Config, accelerator: Accelerator) -> Trainer:
     """The trainer of a run's modules, each with an optimizer of its own as the configuration has it."""
     built = {
-        name: optimizers.build(config.optimizer, module.parameters(), config.settings)
+        name: optimizers.build(config.optimizer, optimizers.params_of(config.optimizer, module), config.settings)
         for name, module in workload.modules.items()
     }
-    return Trainer(workload.modules, built, accelerator, accumulate=config.accumulate, epochs=config.epochs)
+    clipping = {name: config.options.get(name, 0.0) for name in ("max_norm", "clip_value")}
+    return Trainer(workload.modules, built, accelerator, accumulate=config.accumulate, epochs=config.epochs, **clipping)
 
 
 class Run:
@@ -187,6 +192,8 @@ class Run:
 
     def finish(self) -> dict[str, Any] | None:
         """Runs the epochs that are left, and writes the result; None if an observer ended it before."""
+        for observer in self.observers:
+            observer.begin(self)
         while not self.over:
             self._epoch()
             if not self.over and self._is_stopped():
@@ -222,9 +229,11 @@ class Run:
     def _epoch(self) -> None:
         state, workload, trainer = self.state, self.workload, self.trainer
         self._since, times, before = time.perf_counter(), [], len(trainer.optimizer_seconds)
+        schedule, steps = schedule_of(self.task, self.config.options), self.config.epochs * workload.steps_per_epoch
+        trainer.moment = Moment(state.epoch, self.config.epochs, state.step, steps)
         for batch in islice(workload.batches(state.epoch), state.done, None):
-            trainer.moment = Moment(state.epoch, self.config.epochs, state.step)
-            factor = self.task.schedule(trainer.moment)
+            trainer.moment = trainer.moment._replace(step=state.step)
+            factor = schedule(trainer.moment)
             trainer.set_lr(factor)
             start = time.perf_counter()
             self.loss = float(workload.step(batch, trainer))
@@ -239,7 +248,7 @@ class Run:
                 observer.after_step(self)
             if not math.isfinite(self.loss):
                 break
-        measured = workload.evaluate(trainer)
+        measured = self._evaluated()
         counted = slice(UNTIMED_STEPS if len(times) > UNTIMED_STEPS else 0, None)
         line = {
             "epoch": state.epoch + 1,
@@ -254,9 +263,18 @@ class Run:
         self._lines.append(line)
         state.epoch, state.done, state.losses, state.seconds = state.epoch + 1, 0, [], 0.0
         self._since = time.perf_counter()
+        if self.over and self.accelerator.num_processes == 1:
+            self.folder.write_hits(workload.hits, trainer.held_out)
         self.checkpoint()
         for observer in self.observers:
             observer.after_epoch(self)
+
+    def _evaluated(self) -> dict[str, float]:
+        """What was measured on the parts that are to be read; the test metric is nan where that part is not."""
+        measured = self.workload.evaluate(self.trainer)
+        unread = tuple(f"{part}_" for part in HELD_OUT if part not in self.trainer.held_out)
+        read = {name: value for name, value in measured.items() if not name.startswith(unread)}
+        return {f"test_{self.task.metric.of(self.config.options).name}": math.nan, **read}
 
     def _is_stopped(self) -> bool:
         stopped = any(observer.stop(self) for observer in self.observers)
@@ -264,14 +282,18 @@ class Run:
         return bool(stopped)
 
     def _result(self) -> dict[str, Any]:
-        metric, history = self.task.metric, self.state.history
+        metric, history = self.task.metric.of(self.config.options), self.state.history
         sign = 1.0 if metric.higher_is_better else -1.0
 
         def rank(line: Mapping[str, Any]) -> tuple[float, float]:
             value, loss = sign * line[f"validation_{metric.name}"], -line.get("validation_loss", 0.0)
             return (value if math.isfinite(value) else -math.inf, loss if math.isfinite(loss) else -math.inf)
 
-        best = max(history, key=rank)
+        def kept(line: Mapping[str, Any]) -> float:
+            value = sign * line[f"test_{metric.name}"]
+            return value if math.isfinite(value) else -math.inf
+
+        best, worst = max(history, key=rank), min(history, key=kept)
         return {
             "epochs": len(history),
             "diverged": self.state.diverged,
@@ -280,6 +302,7 @@ class Run:
             "validation": best[f"validation_{metric.name}"],
             "test": best[f"test_{metric.name}"],
             "last_test": history[-1][f"test_{metric.name}"],
+            "worst_test": worst[f"test_{metric.name}"],
             "optimizer_seconds": statistics.median(line["optimizer_seconds"] for line in history),
             "step_seconds": statistics.median(line["step_seconds"] for line in history),
             "run_seconds": sum(line["epoch_seconds"] for line in history),

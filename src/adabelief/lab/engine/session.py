@@ -19,6 +19,7 @@ from adabelief.lab.engine import run as engine
 from adabelief.lab.engine.config import Config
 from adabelief.lab.engine.folder import Busy, OtherData, RunFolder
 from adabelief.lab.engine.observers import Checkpoints, tracker, tracking
+from adabelief.lab.engine.probed import Probed
 from adabelief.lab.engine.progress import Line, Shown, shown, title
 from adabelief.lab.engine.summary import outcome
 from adabelief.lab.task import Task
@@ -35,6 +36,7 @@ def run(
     cpu: bool = False,
     log_with: str | None = None,
     checkpoint_seconds: float = 60.0,
+    probe: bool = False,
     observers: Sequence[engine.Observer] = (),
     console: Console | None = None,
 ) -> list[tuple[Config, dict[str, Any]]]:
@@ -48,6 +50,7 @@ def run(
         cpu: Do not use an accelerator.
         log_with: A tracker of accelerate, such as "tensorboard", which gets the numbers too.
         checkpoint_seconds: At least this long between two checkpoints within an epoch.
+        probe: Let a probe look at the optimizers, and write what it sees into the runs' folders.
         observers: Who else watches every run.
         console: Where progress and messages go.
 
@@ -61,7 +64,7 @@ def run(
     """
     console = console or plain_console()
     log_with = log_with and tracker(log_with)
-    _check_data(task, data)
+    check_data(task, data)
     results = []
     with ExitStack() as all_runs:
         all_runs.enter_context(_own_precision())
@@ -84,6 +87,8 @@ def run(
                 before = folder.result.exists()
                 if not before:
                     watching += this_run.enter_context(tracking(accelerator, folder, log_with))
+                    if probe and accelerator.is_main_process:  # before checkpoints, which say what has been written
+                        watching.insert(0, this_run.enter_context(Probed(console)))
                 try:
                     result = engine.train(task, config, folder, accelerator, data=data, observers=watching)
                 except OtherData as error:
@@ -100,7 +105,8 @@ def run(
     return results if PartialState().is_main_process else []
 
 
-def _check_data(task: Task, data: Path | None) -> None:
+def check_data(task: Task, data: Path | None) -> None:
+    """Refuses a folder that a task does not read, or that is not there."""
     if data is not None and not task.data:
         raise ValueError(f"--data {data}: {task.name} reads no folder; leave it away")
     if data is not None and not data.is_dir():

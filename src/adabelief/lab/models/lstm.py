@@ -1,4 +1,4 @@
-"""The AWD-LSTM of Merity, Keskar and Socher (Regularizing and Optimizing LSTM Language Models, 2018)."""
+"""A plain LSTM, and AWD-LSTM of Merity, Keskar and Socher (Regularizing and Optimizing LSTM Language Models, 2018)."""
 
 from __future__ import annotations
 
@@ -92,6 +92,40 @@ class AWDLSTM(nn.Module):
 
     def _rate(self, published: float) -> float:
         return self._factor * published
+
+
+class CharLSTM(nn.Module):
+    """Embedding, LSTM and a linear layer, from an empty state.
+
+    Args:
+        vocabulary: Different tokens.
+        width: Features of the embedding and of every layer.
+        layers: How many.
+        dropout: Rate before the linear layer.
+
+    Raises:
+        ValueError: If there is no layer or it has no width, or the rate is no share.
+
+    Example:
+        >>> CharLSTM(vocabulary=50, width=16)(torch.zeros(3, 7, dtype=torch.int64)).shape
+        torch.Size([3, 7, 50])
+    """
+
+    def __init__(self, vocabulary: int, width: int = 128, layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        if min(width, layers) < 1:
+            raise ValueError(f"width={width} and layers={layers} have to be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: give a rate, at least 0 and below 1")
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True)
+        self.dropout, self.out = nn.Dropout(dropout), nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (n, t, vocabulary) of what follows each of the tokens (n, t)."""
+        hidden, _ = self.lstm(self.embedding(tokens))
+        logits: Tensor = self.out(self.dropout(hidden))
+        return logits
 
 
 def locked_dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:

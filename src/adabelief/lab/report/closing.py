@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from adabelief.lab.analysis.blocks import CONFIDENCE
 from adabelief.lab.analysis.experiments import PLACE, Experiment, without_folders
 from adabelief.lab.analysis.runs import Run
-from adabelief.lab.analysis.statistics import CONFIDENCE, Verdict
+from adabelief.lab.analysis.statistics import Verdict
 from adabelief.lab.optimizers import METHODS
 from adabelief.lab.report.chapter import FIGURES, Chapter
 from adabelief.lab.report.words import count, join
@@ -28,8 +30,8 @@ def how_to_read(verdicts: Sequence[Verdict]) -> list[Chapter]:
         "(among equals, the lowest validation loss)."
     ]
     if any(verdict.comparisons for verdict in verdicts):
-        parts += _differences(any(experiment.metric.unit == "%" for experiment in grouped))
-    if any(verdict.search for verdict in verdicts):
+        parts += _differences(verdicts)
+    if any(verdict.search and verdict.search.again for verdict in verdicts):
         parts.append(
             "In a search, the seeds by which validation picked settings count again in what is compared, which "
             "flatters those that were searched."
@@ -42,21 +44,28 @@ def how_to_read(verdicts: Sequence[Verdict]) -> list[Chapter]:
     return [Chapter("How to read the numbers", "\n\n".join(parts))]
 
 
-def _differences(accuracies: bool) -> list[str]:
+def _differences(verdicts: Sequence[Verdict]) -> list[str]:
+    made = [one for verdict in verdicts for one in verdict.comparisons.values()]
+    accuracies = any(verdict.experiment.metric.unit == "%" for verdict in verdicts if verdict.comparisons)
     of_test_set = (
-        ", and for accuracies a part for the size of the test set, p(1 − p)/n on each side. The second does not shrink "
-        "with more seeds. It takes the two sides as tested on different examples; tested on the same ones, as here, "
-        "they are closer than that"
+        " For accuracies there is a part for the test set, d(1 − d)/n for a difference d on n examples: the least that "
+        "it can vary by where both sides are tested on the same ones. No deviation is taken as smaller than what "
+        "rounding to whole examples makes."
     )
-    return [
-        f"A difference is given with half of its {100 * CONFIDENCE:g} % confidence interval, widened so that all "
-        "comparisons of a table hold together (Bonferroni), and is bold where the interval does not contain 0. Its "
-        f"variance has a part for the seeds, s²/k on each side, with Student's t for few of them"
-        f"{of_test_set if accuracies else ''}. The sides are taken as independent, though runs of one seed share "
-        "weights and batches, and so rise and fall together: the margins are too wide rather than too narrow.",
-        "One seed shows nothing of how much another would change; then no interval is given and no difference is "
-        "called one. A difference that is not bold does not show that two optimizers are equal.",
+    parts = [
+        f"A difference is given with half of its {100 * CONFIDENCE:g} % confidence interval, and is bold where that "
+        "does not contain 0. Runs of one seed share weights and batches, so they are compared within each seed: a "
+        "randomized-block model with the seed as block, on the seeds that all share, and Dunnett's intervals, which "
+        "hold together for all comparisons of a table. Where these are less than two seeds, each optimizer is compared "
+        "by itself, on those that it shares with the other side or else as an independent sample (Welch; Bonferroni)."
+        f"{of_test_set if accuracies else ''}"
     ]
+    if any(math.isnan(one.margin) for one in made):
+        parts.append(
+            "One seed shows nothing of how much another would change; then no interval is given and no difference is "
+            "called one."
+        )
+    return [*parts, "A difference that is not bold does not show that two optimizers are equal."]
 
 
 def left_out(damaged: Sequence[str]) -> list[Chapter]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 
+from adabelief.lab.analysis.differences import Comparison
 from adabelief.lab.analysis.experiments import Experiment, what_ran
 from adabelief.lab.analysis.published import published
 from adabelief.lab.analysis.runs import Run
-from adabelief.lab.analysis.statistics import Comparison, Verdict
+from adabelief.lab.analysis.statistics import Verdict
 from adabelief.lab.report import figures
 from adabelief.lab.report.chapter import Chapter, Picture
 from adabelief.lab.report.published import beside_published
-from adabelief.lab.report.sentences import divergences, on_experiment, on_search
+from adabelief.lab.report.sentences import divergences, on_experiment, on_search, without_learning
 from adabelief.lab.report.tables import marked, table
 from adabelief.lab.report.times import times
 from adabelief.lab.report.words import count, margin, number, rough, seeds, spread, stem
@@ -28,12 +29,12 @@ def chapter(verdict: Verdict, *, first: bool = True) -> Chapter:
     parts = [_what_was_run(verdict), *_missing(experiment)]
     pictures: list[Picture] = []
     if experiment.valid:
-        test, curves, step = pictures = _pictures(verdict)
+        *test, curves, step = pictures = _pictures(verdict)
         parts += [
             _results(verdict),
             _beside_results(verdict, first=first),
-            str(test),
-            _dots_caption(verdict),
+            *map(str, test),
+            _dots_caption(verdict) if test else "",
             str(curves),
             _curves_caption(experiment),
             times(verdict, step),
@@ -44,8 +45,10 @@ def chapter(verdict: Verdict, *, first: bool = True) -> Chapter:
 
 def _pictures(verdict: Verdict) -> list[Picture]:
     metric, name = verdict.experiment.metric, stem(verdict.experiment)
+    tested = all(run.tested for runs in verdict.experiment.valid.values() for run in runs)
+    dots = f"Test {metric.called} of every run, by optimizer"
     return [
-        Picture(f"{name}-test", f"Test {metric.called} of every run, by optimizer", figures.dots(verdict)),
+        *([Picture(f"{name}-test", dots, figures.dots(verdict))] if tested else []),
         Picture(f"{name}-curves", f"Training loss and {metric.called} by epoch", figures.curves(verdict)),
         Picture(f"{name}-time", "Time of a step, by optimizer", figures.times(verdict)),
     ]
@@ -85,7 +88,9 @@ def _what_was_run(verdict: Verdict) -> str:
         f"`{task.name}`: {task.summary}.",
         f"Here: {', '.join(filter(None, facts))}.",
         f"The learning rate {_schedule(schedule)}." if schedule else "",
+        _target(experiment),
         _same_start(experiment),
+        without_learning(experiment),
         _tuning(verdict),
     ]
     parts, note, asked_for = [" ".join(filter(None, sentences))], experiment.scale.note, experiment.asked_for()
@@ -96,6 +101,11 @@ def _what_was_run(verdict: Verdict) -> str:
     if asked_for:
         parts.append(f"**Asked for:** {'; '.join(asked_for)}.")
     return "\n\n".join(parts)
+
+
+def _target(experiment: Experiment) -> str:
+    metric, target = experiment.metric, experiment.scale.target
+    return "" if target is None else f"The target is a {metric.called} of {target:g}{metric.suffix}."
 
 
 def _schedule(words: str) -> str:
@@ -130,6 +140,7 @@ def _results(verdict: Verdict) -> str:
                 _difference(verdict.comparisons.get(label), same=label == ours),
                 ", ".join(_seed(run) for run in runs),
                 spread([run.last_test for run in valid]) if valid else "–",
+                _difference(verdict.last_comparisons.get(label), same=label == ours),
                 spread([run.validation for run in valid]) if valid else "–",
                 ", ".join(str(run.outcome["best_epoch"]) if run.valid else "–" for run in runs),
                 rough(statistics.fmean(run.epochs[-1]["train_loss"] for run in valid)) if valid else "–",
@@ -138,9 +149,15 @@ def _results(verdict: Verdict) -> str:
         )
     header = (
         *("optimizer", f"test {metric}", f"minus {ours}'s", "seed by seed", f"test {metric}, last epoch"),
-        *(f"validation {metric}", "best epoch", f"last {experiment.task.training_loss}", "settings"),
+        *(
+            f"minus {ours}'s, last",
+            f"validation {metric}",
+            "best epoch",
+            f"last {experiment.task.training_loss}",
+            "settings",
+        ),
     )
-    keep = [i for i in range(len(header)) if i != 2 or verdict.comparisons]
+    keep = [i for i in range(len(header)) if i not in (2, 5) or verdict.comparisons]
     rows = [tuple(row[i] for i in keep) for row in rows]
     return table([header[i] for i in keep], rows, left={0, len(keep) - 1})
 
@@ -165,7 +182,7 @@ def _seed(run: Run) -> str:
         return "not started"
     if not run.finished:
         return "unfinished"
-    return "diverged" if run.diverged else number(run.test)
+    return "diverged" if run.diverged else number(run.test) if run.tested else "not tested"
 
 
 def _dots_caption(verdict: Verdict) -> str:

@@ -23,11 +23,11 @@ from adabelief.lab.report.words import join
 def curves(verdict: Verdict) -> dict[str, bytes]:
     """Training loss and the metric on every set it was measured on, by epoch: mean over the seeds, range as a band."""
     experiment = verdict.experiment
-    metric = experiment.metric
+    metric, tested = experiment.metric, all(run.tested for runs in experiment.valid.values() for run in runs)
     measured = [("train_loss", "Training loss")] + [
         (f"{part}_{metric.name}", f"{title} {metric.called}")
         for part, title in (("train", "Training"), ("validation", "Validation"), ("test", "Test"))
-        if any(run.curve(f"{part}_{metric.name}") for run in experiment.runs)
+        if any(run.curve(f"{part}_{metric.name}") for run in experiment.runs) and (part != "test" or tested)
     ]
     rows, columns = (2, 2) if len(measured) == 4 else (1, len(measured))
     figure = Figure(figsize=(WIDTH, 0.5 + 2.25 * rows))

@@ -13,16 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adabelief.lab.analysis.experiments import Experiment
+from adabelief.lab.analysis.runs import Run
 from adabelief.lab.analysis.statistics import Verdict
 from adabelief.lab.report.chapter import Chapter, Picture
 from adabelief.lab.report.style import INK, QUIET, WIDTH, files_of, label_axes, looks, styled
 from adabelief.lab.report.tables import marked, table
 from adabelief.lab.report.words import number, rough, stem
+from adabelief.lab.task import Metric
+
+COVERED = 7
+"""The column of the table that is there only where classes were counted."""
 
 
 def chapter(verdict: Verdict) -> Chapter:
     """What a GAN made, and how diverse it was."""
     experiment = verdict.experiment
+    metric = experiment.metric
     rows = []
     for label, runs in experiment.valid.items():
         diversity = [run.curve("diversity") for run in runs]
@@ -35,14 +41,18 @@ def chapter(verdict: Verdict) -> Chapter:
                 ", ".join(f"{epochs[-1]:.0f}" for epochs in apart),
                 ", ".join(f"{min(epochs):.0f} (epoch {1 + epochs.index(min(epochs))})" for epochs in apart),
                 ", ".join(rough(run.epochs[-1]["train_loss"]) for run in runs),
+                "; ".join(_distances(run, metric) for run in runs),
+                "; ".join(_covered(run) for run in runs),
                 f"`{runs[0].arguments}`",
             )
         )
     header = (
         *("optimizer", "diversity after the last epoch", "lowest diversity"),
-        *("pixels apart after the last epoch", "least apart", "last loss of the critic", "settings"),
+        *("pixels apart after the last epoch", "least apart", "last loss of the critic"),
+        *("test distance: picked, last, worst", "classes covered: last, least", "settings"),
     )
-    metric = experiment.metric
+    judged = [x for runs in experiment.valid.values() for run in runs for x in run.curve("classifier_accuracy")]
+    keep = [i for i in range(len(header)) if i != COVERED or judged]
     between = next((x for runs in experiment.valid.values() for run in runs for x in run.curve("real_frechet")), None)
     name = stem(experiment)
     shown = Picture(f"{name}-samples", "Generated images over training, by optimizer", samples(experiment))
@@ -58,13 +68,35 @@ def chapter(verdict: Verdict) -> Chapter:
             "seed. One seed is its point alone.",
         ]
     parts += [
-        table(header, rows, left={0, len(header) - 1}),
+        table([header[i] for i in keep], [[row[i] for i in keep] for row in rows], left={0, len(keep) - 1}),
         "Seed by seed. Diversity is the root mean square distance between generated images, on the features of the "
         f"{metric.called}, divided by that between test images. Pixels apart is the root mean square difference "
         "between two of the images that an epoch shows, of 255 levels. Where one of them falls to 0 the generator "
         "has collapsed to one image.",
+        _on_coverage(judged),
     ]
-    return Chapter(f"Generated images: {experiment.name}", "\n\n".join(parts), pictures=pictures)
+    return Chapter(f"Generated images: {experiment.name}", "\n\n".join(filter(None, parts)), pictures=pictures)
+
+
+def _distances(run: Run, metric: Metric) -> str:
+    """The distance to the test images at the picked epoch, at the last one and at the worst."""
+    values = run.curve(f"test_{metric.name}")
+    return ", ".join(number(value) for value in (run.test, run.last_test, max(values)))
+
+
+def _covered(run: Run) -> str:
+    """Classes that are covered after the last epoch and where they are fewest; empty where none were counted."""
+    seen = run.curve("classes_covered")
+    return f"{seen[-1]:.0f}, {min(seen):.0f}" if seen else ""
+
+
+def _on_coverage(judged: Sequence[float]) -> str:
+    if not judged:
+        return ""
+    return (
+        "A class is covered where a small classifier, trained on the real images, takes at least a tenth of an even "
+        f"share of the generated ones for it. It is right on {min(judged):.0f} % of the validation images or more."
+    )
 
 
 def pixels(png: str) -> NDArray[np.uint8]:

@@ -41,12 +41,16 @@ def _table(verdict: Verdict) -> str:
     config = experiment.config
     rows = []
     for label, runs in experiment.valid.items():
-        difference = "0" if compared and label == ours else margin(compared[label]) if label in compared else "–"
+        picked, last = (
+            "0" if compared and label == ours else margin(found[label]) if label in found else "–"
+            for found in (compared, verdict.last_comparisons)
+        )
         cells = (
             label,
             spread([run.test for run in runs]),
-            difference,
+            picked,
             spread([run.last_test for run in runs]),
+            last,
             spread([run.validation for run in runs]),
             ", ".join(str(run.outcome["best_epoch"]) for run in runs),
             ", ".join(str(run.config.seed) for run in runs),
@@ -58,6 +62,7 @@ def _table(verdict: Verdict) -> str:
             escape(f"test {experiment.measured}"),
             escape(f"minus {ours}'s") if compared else "difference",
             "after last epoch",
+            escape(f"minus {ours}'s") if compared else "difference",
             "validation",
             "best epoch",
             "seeds",
@@ -76,7 +81,7 @@ def _table(verdict: Verdict) -> str:
   \centering
   \caption{{{escape(caption)}}}
   \label{{tab:{re.sub(r"[^a-z0-9]+", "-", experiment.name.lower())}}}
-  \begin{{tabular}}{{lrrrrrr}}
+  \begin{{tabular}}{{lrrrrrrr}}
     \toprule
     {header} \\
     \midrule

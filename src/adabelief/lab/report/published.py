@@ -34,7 +34,7 @@ def beside_published(experiment: Experiment) -> str:
     """The part of an experiment's section on what others published; empty where nothing is known."""
     config, metric = experiment.config, experiment.metric
     rows = [row for row in published(config.task, config.model) if row.metric in HIGHER_IS_BETTER]
-    rows = [row for row in rows if row.optimizer in experiment.valid]
+    rows = [row for row in rows if row.optimizer in experiment.valid and metric.name == experiment.task.metric.name]
     heading = f"### Published: {experiment.name}"
     if not rows:
         return ""

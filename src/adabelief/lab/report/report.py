@@ -8,7 +8,7 @@ from pathlib import Path
 from adabelief.lab.analysis.experiments import experiments
 from adabelief.lab.analysis.runs import Run
 from adabelief.lab.analysis.statistics import Verdict, judge
-from adabelief.lab.report import closing, experiment, generated, latex, writer
+from adabelief.lab.report import closing, experiment, generated, latex, probed, writer
 from adabelief.lab.report import walks as walking
 from adabelief.lab.report.chapter import Chapter
 from adabelief.lab.report.tables import results_csv
@@ -60,13 +60,15 @@ def chapters(
     damaged: Sequence[str] = (),
     command: str,
 ) -> list[Chapter]:
-    """What a report is made of, in order: each experiment, what it generated, the walks, and how to read it all."""
+    """What a report is made of: each experiment, what it generated and a probe saw, the walks, how to read it all."""
     trained, walked = _sorted(verdicts, walks)
     made: list[Chapter] = []
     for verdict in trained:
         made.append(experiment.chapter(verdict, first=not made))
         if verdict.experiment.samples:
             made.append(generated.chapter(verdict))
+        if any(run.probe for run in verdict.experiment.runs):
+            made.append(probed.chapter(verdict.experiment))
     if walked:
         made.append(walking.chapter(walked, walk_limit))
     tables = {

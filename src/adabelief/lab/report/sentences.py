@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from adabelief.lab.analysis.differences import Comparison
 from adabelief.lab.analysis.experiments import Experiment
 from adabelief.lab.analysis.runs import Run
 from adabelief.lab.analysis.statistics import Search, Verdict
@@ -20,8 +21,11 @@ def on_experiment(verdict: Verdict) -> list[str]:
         sentences = ["A smoke run: it shows that everything runs. Its numbers say nothing of the optimizers."]
     else:
         sentences = [*on_search(verdict), *_on_test(verdict)]
+    sentences += filter(None, [without_learning(experiment)])
     if diverged := divergences(experiment):
-        sentences.append(f"{diverged}. Diverged runs are in no mean, and their optimizers in no comparison.")
+        sentences.append(
+            f"{diverged}. A diverged run is a loss: its optimizer has no mean, and counts as behind all that have one."
+        )
     if len(verdict.contenders) > 1 and not experiment.smoke:
         sentences.append(times.in_short(verdict))
     return [*sentences, *_on_what_is_missing(experiment)]
@@ -40,7 +44,8 @@ def on_search(verdict: Verdict) -> list[str]:
         f"A search: {how_many} {_settings(verdict.search)} each were tried for {join(searched)}, picked by validation"
     )
     if picked_on:
-        sentence += f" on {join([f'seed {seed}' for seed in picked_on])}, which {_counts(len(picked_on))} again below"
+        again = f"which {_counts(len(picked_on))} again below" if verdict.search.again else "left out below"
+        sentence += f" on {join([f'seed {seed}' for seed in picked_on])}, {again}"
     if others:
         sentence += f"; {join(others)} had one setting"
     return [f"{sentence}. A wider search might pick others."]
@@ -55,7 +60,10 @@ def _counts(n: int) -> str:
 
 
 def _on_test(verdict: Verdict) -> list[str]:
-    metric, groups = verdict.experiment.metric, verdict.contenders
+    metric = verdict.experiment.metric
+    groups = {label: runs for label, runs in verdict.contenders.items() if all(run.tested for run in runs)}
+    if verdict.contenders and not groups:
+        return ["The test set was not read in these runs, as in a search: they say what validation says, no more."]
     means = {label: statistics.fmean(run.test for run in runs) for label, runs in groups.items()}
     if not means:
         return ["Nothing has come to its end."]
@@ -82,6 +90,15 @@ def _of_one_seed(best: str, groups: Mapping[str, Sequence[Run]]) -> str:
 
 def _on_comparisons(verdict: Verdict, means: Mapping[str, float]) -> str:
     metric, ours = verdict.experiment.metric, str(verdict.reference)
+    told, last = (_judged(verdict, found) for found in (verdict.comparisons, verdict.last_comparisons))
+    sentence = f"{ours} has {number(means[ours])}{metric.suffix}; {told}."
+    if last == told or set(map(_unknown, verdict.comparisons.values())) == {True}:
+        return sentence
+    return f"{sentence} After the last epoch instead of the picked one: {last}."
+
+
+def _judged(verdict: Verdict, comparisons: Mapping[str, Comparison]) -> str:
+    """Who is better than the reference, and who is not, as far as the intervals show it."""
     judged: dict[str, list[str]] = {
         "better than it beyond the noise": [],
         "worse beyond the noise": [],
@@ -89,14 +106,17 @@ def _on_comparisons(verdict: Verdict, means: Mapping[str, float]) -> str:
         "not judged, as one seed does not show how much another would change": [],
     }
     better, worse, same, unknown = judged.values()
-    for label, comparison in verdict.comparisons.items():
-        higher = (comparison.difference > 0) == metric.higher_is_better
+    for label, comparison in comparisons.items():
+        higher = (comparison.difference > 0) == verdict.experiment.metric.higher_is_better
         if comparison.clear:
             (better if higher else worse).append(label)
         else:
-            (unknown if math.isnan(comparison.margin) else same).append(label)
-    told = "; ".join(f"{words}: {join(labels)}" for words, labels in judged.items() if labels)
-    return f"{ours} has {number(means[ours])}{metric.suffix}; {told}."
+            (unknown if _unknown(comparison) else same).append(label)
+    return "; ".join(f"{words}: {join(labels)}" for words, labels in judged.items() if labels)
+
+
+def _unknown(comparison: Comparison) -> bool:
+    return math.isnan(comparison.margin)
 
 
 def _on_what_is_missing(experiment: Experiment) -> list[str]:
@@ -108,6 +128,19 @@ def _on_what_is_missing(experiment: Experiment) -> list[str]:
         if n
     ]
     return [f"Of {count(len(experiment.runs), 'run')}, {' and '.join(parts)}, and in no number here."] if parts else []
+
+
+def without_learning(experiment: Experiment) -> str:
+    """What agents return that learn nothing, in the episodes of the test; empty where none was played."""
+    line = next((run.epochs[-1] for runs in experiment.valid.values() for run in runs), {})
+    if "constant_action" not in line:
+        return ""
+    always, drawn = number(line["test_constant_return"]), number(line["test_random_return"])
+    (action,) = line["constant_action"]
+    return (
+        f"Without learning: an agent whose action is always {action} returns {always}, one with random actions "
+        f"{drawn}; nothing shows that an agent has learned which is not above both."
+    )
 
 
 def divergences(experiment: Experiment) -> str:

@@ -40,10 +40,15 @@ COLOURS: Mapping[str, str] = {
     "RMSprop": "#BBBBBB",
     "EAdam": "#111111",
     "AdamW-same-decay": "#4477AA",
+    "EAdamW": "#555555",
+    "RangerAdaBelief": "#E69F00",
+    "Lion": "#EE3377",
+    "Muon": "#0077BB",
+    "SGD-Nesterov": "#6699CC",
 }
 
 
-MARKERS: Mapping[str, str] = dict(zip(COLOURS, "osD^vP*Xh<>p", strict=True))
+MARKERS: Mapping[str, str] = dict(zip(COLOURS, "osD^vP*Xh<>pd8H^s", strict=True))
 
 
 DASHES = ((0, (4, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))

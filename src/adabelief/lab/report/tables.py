@@ -30,12 +30,12 @@ def results_csv(grouped: Sequence[Experiment]) -> str:
 
     What a run does not have is empty: a diverged one has no metric that could be averaged.
     """
-    return _table([_row(experiment, run) for experiment in grouped for run in experiment.runs])
+    return as_csv([_row(experiment, run) for experiment in grouped for run in experiment.runs])
 
 
 def walks_csv(walks: Sequence[Walk]) -> str:
     """`walks.csv`: a row for each walk over a toy function."""
-    return _table(
+    return as_csv(
         [
             {
                 "function": walk.function,
@@ -49,6 +49,9 @@ def walks_csv(walks: Sequence[Walk]) -> str:
             for walk in walks
         ]
     )
+
+
+_OUTCOME = ("best_epoch", "validation", "test", "last_test", "worst_test")
 
 
 def _row(experiment: Experiment, run: Run) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def _row(experiment: Experiment, run: Run) -> dict[str, Any]:
         "diverged": run.diverged,
         "epochs_run": len(run.epochs),
         "metric": " ".join(filter(None, (run.metric.name, run.metric.unit))),
-        **{name: result.get(name) if run.valid else None for name in ("best_epoch", "validation", "test", "last_test")},
+        **{name: result.get(name) if run.valid else None for name in _OUTCOME},
         "last_train_loss": run.epochs[-1]["train_loss"] if run.epochs else None,
         "validation_examples": run.epochs[-1].get("validation_examples") if run.epochs else None,
         "test_examples": run.test_examples,
@@ -81,7 +84,8 @@ def _row(experiment: Experiment, run: Run) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same names as CSV."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

@@ -7,9 +7,9 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 
+from adabelief.lab.analysis.differences import Comparison
 from adabelief.lab.analysis.experiments import Experiment
 from adabelief.lab.analysis.runs import Run
-from adabelief.lab.analysis.statistics import Comparison
 
 
 def number(value: float, *, beside: float | None = None) -> str:
@@ -28,7 +28,12 @@ def signed(value: float, *, beside: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The mean and, of two values or more, the sample's standard deviation, as in `98.56 ± 0.51`."""
+    """The mean and, of two values or more, the sample's standard deviation, as in `98.56 ± 0.51`.
+
+    A dash stands for values that are not all known.
+    """
+    if not all(map(math.isfinite, values)):
+        return "–"
     mean = statistics.fmean(values)
     deviation = f" ± {number(statistics.stdev(values), beside=mean)}" if len(values) > 1 else ""
     return number(mean) + deviation

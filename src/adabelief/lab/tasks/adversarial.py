@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu, softplus
 
 from adabelief.lab.data.examples import Examples, Split
-from adabelief.lab.models import frechet
+from adabelief.lab.models import coverage, frechet
 from adabelief.lab.models.frechet import Gaussian
 from adabelief.lab.task import Request, Workload
 from adabelief.lab.trainer import Trainer
@@ -118,14 +118,11 @@ class Adversarial(Workload):
         game: What kind of GAN.
 
     Raises:
-        ValueError: If an option is out of range, or `frechet` refuses the features.
+        ValueError: If `frechet` refuses the features.
     """
 
     def __init__(self, request: Request, split: Split, game: Game) -> None:
         options = request.options
-        for name, least in (("passes", 1), ("critic_steps", 1), ("samples", SHOWN)):
-            if not isinstance(options[name], int) or options[name] < least:
-                raise ValueError(f"--set {name} must be a whole number, at least {least}, got {options[name]!r}")
         self._game, self._split = game, split
         self._seed, self._batch_size = request.seed, request.batch_size
         self._size, self._flip, self._passes = options["size"], options["flip"], options["passes"]
@@ -143,6 +140,7 @@ class Adversarial(Workload):
         self._named_features = [options["features"], frechet.sha256(self._features, options["features"])]
         self._width = frechet.width(self._features, options["features"], self._size)
         self._samples = options["samples"]
+        self._coverage, self._judge, self._accuracy = options["coverage"], nn.Module(), float("nan")
         self._real: dict[str, Gaussian] = {}
         self._between_real = float("nan")
 
@@ -196,6 +194,7 @@ class Adversarial(Workload):
         """The Fréchet distance to both sets of real images, and between them; diversity; some samples as PNG.
 
         `features` is what the distance was measured on: a name, and the hash that tells it from others of this name.
+        With `coverage`, which classes a small classifier sees, and its own accuracy on the validation images in %.
         """
         if not self._real:
             self._features.to(trainer.accelerator.device)
@@ -203,8 +202,17 @@ class Adversarial(Workload):
                 examples = map(Examples, *(torch.split(x, EVALUATION_BATCH) for x in getattr(self._split, part)))
                 self._real[part] = self._fit(examples, lambda images, labels: self._prepare(images), trainer)
             self._between_real = frechet.distance(self._real["validation"], self._real["test"])
+            self._teach(trainer)
+        seen = torch.zeros(self._classes, dtype=torch.float64)
         with trainer.evaluating() as modules:
-            fake = self._fit(self._codes(), modules["generator"], trainer)
+
+            def draw(latents: Tensor, classes: Tensor) -> Tensor:
+                images: Tensor = modules["generator"](latents, classes)
+                if self._coverage:
+                    seen.add_(coverage.counts(self._judge, images.float(), self._classes))
+                return images
+
+            fake = self._fit(self._codes(), draw, trainer)
             shown = modules["generator"](*trainer.to_device(next(self._codes())))[:SHOWN]
         return {
             **{f"{part}_frechet": frechet.distance(real, fake) for part, real in self._real.items()},
@@ -214,6 +222,29 @@ class Adversarial(Workload):
             "generated_examples": self._samples,
             "diversity": frechet.diversity(fake, self._real["test"]),
             "samples": [_png(image) for image in shown],
+            **self._covered(trainer.sum(seen).cpu()),
+        }
+
+    def _teach(self, trainer: Trainer) -> None:
+        """Trains the classifier that `coverage` asks for on the real images, alike in every process."""
+        if not self._coverage:
+            return
+
+        def prepare(images: Tensor) -> Tensor:
+            return self._prepare(images.to(trainer.accelerator.device))
+
+        self._judge = coverage.classifier(*self._split.train, prepare, epochs=self._coverage)
+        held, wanted = self._split.validation
+        said = torch.cat([self._judge(prepare(x)).argmax(1).cpu() for x in torch.split(held, EVALUATION_BATCH)])
+        self._accuracy = 100 * (said == wanted).double().mean().item()
+
+    def _covered(self, seen: Tensor) -> dict[str, Any]:
+        if not self._coverage:
+            return {}
+        return {
+            "classes_covered": coverage.covered(seen),
+            "classes_effective": coverage.effective(seen),
+            "classifier_accuracy": self._accuracy,
         }
 
     def _codes(self) -> Iterator[Examples]:

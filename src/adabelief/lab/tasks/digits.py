@@ -12,7 +12,7 @@ from torch import nn
 from adabelief.lab.catalogue import about
 from adabelief.lab.data.examples import Examples, Split
 from adabelief.lab.schedules import divide_at
-from adabelief.lab.task import Metric, Request, Scale, Task
+from adabelief.lab.task import QUESTIONS, Metric, Request, Scale, Task
 from adabelief.lab.tasks.images import Classification, cifar_settings
 
 VALIDATION = TEST = 300
@@ -65,14 +65,16 @@ def _make(request: Request) -> Classification:
     return Classification(request, images(), model())
 
 
+_OPTIONS = {"noise": 0.0, **QUESTIONS, "schedule": "3/4"}
+
 TASKS = {
     "digits": Task(
         **about("digits"),
         metric=Metric("accuracy", "%"),
         scales=lambda model: {
-            "smoke": Scale(epochs=2, batch_size=64, note="2 epochs"),
-            "small": Scale(epochs=20, batch_size=64),
-            "paper": Scale(epochs=20, batch_size=64),
+            "smoke": Scale(epochs=2, batch_size=64, options=_OPTIONS, note="2 epochs"),
+            "small": Scale(epochs=20, batch_size=64, options=_OPTIONS),
+            "paper": Scale(epochs=20, batch_size=64, options=_OPTIONS),
         },
         settings=lambda model: cifar_settings(),
         make=_make,

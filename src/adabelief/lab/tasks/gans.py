@@ -60,10 +60,10 @@ def _make(request: Request, name: str) -> Adversarial:
 
 
 def small_settings() -> Settings:
-    """What the authors' code passes in WGAN and WGAN-GP; EAdam, with Adam's eps, is ours."""
-    adam = {"lr": 2e-4, "betas": (0.5, 0.999), "eps": 1e-8}
+    """What the authors' code passes in WGAN and WGAN-GP; EAdam, with AdaBelief's eps, is ours."""
+    adam, belief = {"lr": 2e-4, "betas": (0.5, 0.999), "eps": 1e-8}, recommended("gan-small")
     return {
-        "AdaBelief": recommended("gan-small"),
+        "AdaBelief": belief,
         "SGD": {"lr": 2e-4},
         "Adam": adam,
         "AdamW": {**adam, "weight_decay": 1e-2},
@@ -73,35 +73,37 @@ def small_settings() -> Settings:
         "MSVAG": {"lr": 2e-4, "beta": 0.5},
         "Fromage": {"lr": 2e-4},
         "RMSprop": {"lr": 2e-4, "alpha": 0.99, "eps": 1e-8},
-        "EAdam": adam,
+        "EAdam": {**adam, "eps": belief["eps"]},
     }
 
 
 def sngan_settings() -> Settings:
-    """Those of the small GANs, but for AdaBelief, and Adam's eps, as the authors' code has it."""
-    small = small_settings()
-    return {**small, "AdaBelief": recommended("sn-gan"), "Adam": {**small["Adam"], "eps": 1e-6}}
+    """Those of the small GANs, but for AdaBelief, Adam's eps, as the authors' code has it, and EAdam's, AdaBelief's."""
+    small, belief = small_settings(), recommended("sn-gan")
+    eps = {"Adam": 1e-6, "EAdam": belief["eps"]}
+    return {**small, "AdaBelief": belief, **{name: {**small[name], "eps": value} for name, value in eps.items()}}
 
 
 def default_settings() -> Settings:
     """Adam's plain defaults for Adam and AdaBelief alike (eps each its own); the others at the same learning rate."""
     adam = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
+    belief = {**adam, "eps": 1e-16}
     return {
-        "AdaBelief": {**adam, "eps": 1e-16},
+        "AdaBelief": belief,
         "SGD": {"lr": 1e-3},
         "Adam": adam,
         "AdamW": {**adam, "weight_decay": 1e-2},
         "RAdam": adam,
         "RMSprop": {"lr": 1e-3, "alpha": 0.99, "eps": 1e-8},
-        "EAdam": adam,
+        "EAdam": belief,
     }
 
 
 _STEPS: Mapping[str, Mapping[str, Any]] = {
-    "wgan": {"critic_steps": 5, "clip": 0.01, "penalty": 0.0},
-    "wgan-gp": {"critic_steps": 5, "clip": 0.0, "penalty": 10.0},
-    "sngan": {"critic_steps": 5, "clip": 0.0, "penalty": 0.0},
-    "dcgan": {"critic_steps": 1, "clip": 0.0, "penalty": 0.0},
+    "wgan": {"critic_steps": 5, "clip": 0.01, "penalty": 0.0, "coverage": 0},
+    "wgan-gp": {"critic_steps": 5, "clip": 0.0, "penalty": 10.0, "coverage": 0},
+    "sngan": {"critic_steps": 5, "clip": 0.0, "penalty": 0.0, "coverage": 0},
+    "dcgan": {"critic_steps": 1, "clip": 0.0, "penalty": 0.0, "coverage": 2},
 }
 
 
@@ -155,11 +157,11 @@ def _scales(model: str, name: str) -> dict[str, Scale]:
                 "width": small.width,
                 "passes": small.passes,
                 "train_examples": 20_000,
-                "test_examples": 5000,
+                "test_examples": None,
                 "samples": 2000,
                 "features": frechet.RANDOM,
             },
-            note=f"20,000 training, 2,222 validation and 5,000 test images, {pixels}{small.width:g} of the channels, "
+            note=f"20,000 training images, {pixels}{small.width:g} of the channels, "
             f"{small.epochs * small.passes} passes over the images instead of {published}, 2,000 generated images in a "
             "comparison",
         ),
@@ -188,8 +190,8 @@ TASKS = {
         metric=Metric(
             "frechet",
             higher_is_better=False,
-            unit_of=lambda options: frechet.label(options["features"]),
             title="Fréchet distance",
+            by_options=lambda options: {"unit": frechet.label(options["features"])},
         ),
         scales=partial(_scales, name=name),
         settings=settings,

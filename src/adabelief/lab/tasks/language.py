@@ -1,4 +1,4 @@
-"""Language models: AWD-LSTMs on the words of Penn Treebank as in the paper, and a small GPT on the embedded book."""
+"""Language models: AWD-LSTMs on the words of Penn Treebank, as in the paper."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from adabelief.lab.catalogue import about
-from adabelief.lab.data.text import BOOK, PADDING, Streams, TokenCorpus, characters, streams, words
-from adabelief.lab.models.gpt import GPT
+from adabelief.lab.data.text import BOOK, PADDING, Streams, TokenCorpus, streams, words
 from adabelief.lab.models.lstm import AWDLSTM, Prediction
-from adabelief.lab.schedules import divide_at, warm_up_and_cosine
-from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload, untuned_settings
+from adabelief.lab.schedules import divide_at
+from adabelief.lab.task import Metric, Request, Scale, Settings, Task, Workload, and_rivals
 from adabelief.lab.trainer import Trainer
 from adabelief.settings import SETTINGS
 
@@ -25,17 +24,8 @@ BPTT, SHORTEST = 70, 5
 ACTIVATION, SLOWNESS = 2.0, 1.0
 """Factors of the penalties on the last layer's output and on its changes."""
 
-MAX_NORM = 0.25
-"""The norm at which the LSTMs' gradient is clipped."""
-
 EVALUATION_STREAMS = 10
 """Streams in which a text of words is evaluated."""
-
-EVALUATION_WINDOWS = 64
-"""Windows of characters that are evaluated at a time."""
-
-WARM_UP_STEPS = 50
-"""Steps in which the learning rate of the GPT rises."""
 
 LAYERS = {"1-layer": 1, "2-layer": 2, "3-layer": 3}
 
@@ -49,7 +39,7 @@ class Window(NamedTuple):
 
 
 class LanguageModel(Workload):
-    """What both tasks share: the model is judged by the mean cross-entropy of all tokens of a part but the first."""
+    """What these tasks and those of characters share: judged by the mean loss of all tokens but the first."""
 
     def __init__(self, corpus: TokenCorpus, model: nn.Module) -> None:
         self.modules = {"model": model}
@@ -68,9 +58,10 @@ class LanguageModel(Workload):
         raise NotImplementedError
 
     def evaluate(self, trainer: Trainer) -> dict[str, float]:
-        """Loss and metric on both parts, and how many tokens were predicted."""
+        """Loss and metric on the parts that are asked for, and how many tokens were predicted."""
         measured: dict[str, float] = {}
-        for part, tokens in (("validation", self._corpus.validation), ("test", self._corpus.test)):
+        for part in trainer.held_out:
+            tokens = {"validation": self._corpus.validation, "test": self._corpus.test}[part]
             loss = self._measure(tokens, trainer)
             values = {"loss": loss, **self.metric(loss), "examples": len(tokens) - 1}
             measured.update({f"{part}_{name}": value for name, value in values.items()})
@@ -82,7 +73,7 @@ class LanguageModel(Workload):
         own, total = trainer.to_device(Streams(*(x[rank::processes] for x in self.cut(tokens)))), 0.0
         with trainer.evaluating() as modules:
             for logits, targets in self.predictions(modules["model"], own):
-                total += _total_loss(logits.float(), targets).item()
+                total += total_loss(logits.float(), targets).item()
         return trainer.sum(torch.tensor(total, dtype=torch.float64)).item() / (len(tokens) - 1)
 
 
@@ -127,10 +118,10 @@ class Recurrent(LanguageModel):
         said: Prediction = self.modules["model"](batch.inputs, self._state[batch.rows])
         self._read[batch.rows] = said.state.detach().float()
         penalty = ACTIVATION * said.dropped.square().mean() + SLOWNESS * said.hidden.diff(dim=1).square().mean()
-        return _mean_loss(said.logits, batch.targets) + penalty
+        return mean_loss(said.logits, batch.targets) + penalty
 
     def step(self, batch: Window, trainer: Trainer) -> Tensor:
-        """A step with the learning rate in proportion to the window's length and the gradient's norm clipped."""
+        """A step with the learning rate in proportion to the window's length."""
         parts = trainer.accelerator.num_processes * trainer.accumulate
         if parts > len(batch.rows):
             raise ValueError(
@@ -142,7 +133,7 @@ class Recurrent(LanguageModel):
         self._state = self._state.to(trainer.accelerator.device)
         self._read = torch.zeros_like(self._state)
         try:
-            loss = trainer.descend("model", batch, self.loss, max_norm=MAX_NORM)
+            loss = trainer.descend("model", batch, self.loss)
         except RuntimeError as error:  # of oneDNN, which has LSTMs in bf16 with AVX-512 only
             precision = trainer.accelerator.mixed_precision
             if precision == "no" or "could not create a primitive" not in str(error):
@@ -183,62 +174,16 @@ class Recurrent(LanguageModel):
         self._state = state["state"]
 
 
-class Causal(LanguageModel):
-    """A Transformer on windows of `context` characters in random order, none of which knows of the others.
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (n, t, vocabulary).
 
-    Args:
-        request: Seed, batch size; `context` among the options.
-        corpus: The characters.
-        model: The network.
-
-    Raises:
-        ValueError: If `context` is longer than the training text.
+    What is missing at the end of a text counts as words without loss: parts of a batch weigh what they hold.
     """
-
-    def __init__(self, request: Request, corpus: TokenCorpus, model: GPT) -> None:
-        super().__init__(corpus, model)
-        self._seed, self._batch_size, self._context = request.seed, request.batch_size, request.options["context"]
-        if len(corpus.train) <= self._context:
-            raise ValueError(
-                f"context={self._context}: the training text has {len(corpus.train)} characters; --set context to less"
-            )
-        self._windows = (len(corpus.train) - 1) // self._context
-        self.steps_per_epoch = math.ceil(self._windows / self._batch_size)
-
-    def batches(self, epoch: int) -> Iterator[Streams]:
-        """Windows side by side from a random start, each whole, in random order; the last batch may be smaller."""
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        tokens, length = self._corpus.train, self._windows * self._context
-        start = int(torch.randint(len(tokens) - length, (), generator=generator))
-        inputs, targets = streams(tokens[start : start + length + 1], self._windows)
-        order = torch.randperm(self._windows, generator=generator)
-        for rows in torch.split(order, self._batch_size):
-            yield Streams(inputs[rows], targets[rows])
-
-    def loss(self, batch: Streams) -> Tensor:
-        """Mean cross-entropy."""
-        return _mean_loss(self.modules["model"](batch.inputs), batch.targets)
-
-    def metric(self, loss: float) -> dict[str, float]:
-        """Bits per character."""
-        return {"bpc": loss / math.log(2)}
-
-    def cut(self, tokens: Tensor) -> Streams:
-        """Windows of `context` characters, or a few less."""
-        return streams(tokens, math.ceil((len(tokens) - 1) / self._context))
-
-    def predictions(self, model: nn.Module, text: Streams) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some windows at a time."""
-        for inputs, targets in zip(*(torch.split(x, EVALUATION_WINDOWS) for x in text), strict=True):
-            yield model(inputs), targets
+    return total_loss(logits, targets) / targets.numel()
 
 
-def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """What is missing at the end of a text counts as words without loss: parts of a batch weigh what they hold."""
-    return _total_loss(logits, targets) / targets.numel()
-
-
-def _total_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def total_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Its sum over the targets (n, t) that are there."""
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PADDING, reduction="sum")
 
 
@@ -247,14 +192,15 @@ def ptb_settings(model: str) -> Settings:
 
     Fromage, which their scripts lack, is that of the reproduction (ReScience C, 2022). AdamW and RAdam have the
     learning rate that the paper's figure agrees with, and the reproduction: with 1e-2, which the scripts have for two
-    and three layers, their own logs end 16 to 35 points of perplexity above the figure. EAdam, with Adam's settings,
-    is ours.
+    and three layers, their own logs end 16 to 35 points of perplexity above the figure. EAdam, with AdaBelief's eps,
+    and those behind it are ours.
     """
     layers, decay = LAYERS[model], {"weight_decay": 1.2e-6}
     lr = 1e-3 if layers == 1 else 1e-2
     adam = {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, **decay}
-    return {
-        "AdaBelief": SETTINGS[f"lstm-{layers}"].as_arguments(),
+    belief = SETTINGS[f"lstm-{layers}"].as_arguments()
+    published = {
+        "AdaBelief": belief,
         "SGD": {"lr": 30.0, **decay},
         "Adam": adam,
         "AdamW": {**adam, "lr": 1e-3},
@@ -263,8 +209,9 @@ def ptb_settings(model: str) -> Settings:
         "Yogi": {**adam, "lr": 1e-2, "eps": 1e-3, "initial_accumulator": 1e-6},
         "MSVAG": {"lr": 30.0, "beta": 0.9, **decay},
         "Fromage": {"lr": 1e-2},
-        "EAdam": adam,
+        "EAdam": {**adam, "eps": belief["eps"]},
     }
+    return and_rivals(published, **decay)
 
 
 def _make_ptb(request: Request) -> Recurrent:
@@ -274,26 +221,15 @@ def _make_ptb(request: Request) -> Recurrent:
     return Recurrent(request, corpus, model)
 
 
-def _make_charlm(request: Request) -> Causal:
-    corpus, options = characters(), request.options
-    model = GPT(
-        corpus.vocabulary,
-        context=options["context"],
-        width=options["width"],
-        layers=options["layers"],
-        heads=options["heads"],
-        dropout=options["dropout"],
-    )
-    return Causal(request, corpus, model)
-
-
-_PENN = {"text": "penn", "vocabulary": 10_000, "width": 1.0, "dropout": 1.0}
+_PENN = {
+    **{"text": "penn", "vocabulary": 10_000, "width": 1.0, "dropout": 1.0},
+    **{"half_life": "steps", "max_norm": 0.25, "clip_value": 0.0},
+}
 _OTHERWISE = (
     "the validation set picks the epoch, for which the authors took the test set; SGD stays as it is, where their code "
     "may switch to averaged SGD, whose averages it does not use; the test text is read in 10 streams, each from an "
     "empty state, where theirs is read in 1"
 )
-_GPT = {"context": 128, "width": 96, "layers": 3, "heads": 4, "dropout": 0.2}
 
 TASKS = {
     "ptb-lstm": Task(
@@ -324,21 +260,5 @@ TASKS = {
         make=_make_ptb,
         schedule=divide_at(100 / 200, 145 / 200),
         training_loss="training loss with its penalties",
-    ),
-    "charlm": Task(
-        **about("charlm"),
-        metric=Metric("bpc", "bits per character", higher_is_better=False, title="cross-entropy"),
-        scales=lambda model: {
-            "smoke": Scale(
-                epochs=2,
-                batch_size=8,
-                options={**_GPT, "width": 32, "layers": 2},
-                note="a network of a tenth of the size, 2 epochs instead of 60",
-            ),
-            "small": Scale(epochs=60, batch_size=8, options=_GPT),
-        },
-        settings=lambda model: untuned_settings(weight_decay=1e-2),
-        make=_make_charlm,
-        schedule=warm_up_and_cosine(WARM_UP_STEPS),
     ),
 }

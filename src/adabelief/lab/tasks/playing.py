@@ -6,11 +6,14 @@ import importlib
 import logging
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -53,14 +56,12 @@ class Playing(Workload):
         self._agent.train(1, self._batch_size)
         return torch.tensor(self._agent.latest_loss)
 
-    def evaluate(self, trainer: Trainer) -> dict[str, float]:
-        """The mean return of the episodes, undiscounted and unclipped, and their number."""
-        measured: dict[str, float] = {}
-        for part, seed in SEEDS.items():
-            game, episodes = environment(self._options, seed), self._options["episodes"]
-            returns, _ = evaluate_policy(self._agent, game, episodes, return_episode_rewards=True, warn=False)
-            game.close()
-            measured |= {f"{part}_return": statistics.fmean(returns), f"{part}_episodes": episodes}  # type: ignore[arg-type]
+    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+        """The mean return of the episodes, undiscounted and unclipped, and their number; and what `baselines` says."""
+        measured = baselines(self._options)
+        for part in SEEDS:
+            measured[f"{part}_return"] = mean_return(self._agent, self._options, part)
+            measured[f"{part}_episodes"] = self._options["episodes"]
         return measured
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,6 +71,73 @@ class Playing(Workload):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Plays all that was played, without learning."""
         self._agent.load_state_dict(state)
+
+
+class Constant:
+    """An agent that always does the same."""
+
+    def __init__(self, action: Any) -> None:
+        self._action = action
+
+    def predict(self, observation: Any, state: Any = None, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Its action, for each environment."""
+        return np.stack([self._action] * len(observation)), state
+
+
+class Random:
+    """An agent that draws its actions from all that there are."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self._space = space
+        space.seed(0)
+
+    def predict(self, observation: Any, state: Any = None, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """An action for each environment."""
+        return np.stack([self._space.sample() for _ in observation]), state
+
+
+def mean_return(agent: Any, options: Mapping[str, Any], part: str) -> float:
+    """The mean return of an agent over the episodes of a part, as every evaluation plays them."""
+    game = environment(options, SEEDS[part])
+    returns, _ = evaluate_policy(agent, game, options["episodes"], return_episode_rewards=True, warn=False)
+    game.close()
+    return statistics.fmean(returns)  # type: ignore[arg-type]
+
+
+def baselines(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What comes of no learning, in the same episodes: the best constant action, and random ones.
+
+    Of a box of actions the lowest, the middle and the highest are tried. Validation picks the constant, whose name is
+    the only element of `constant_action`. All runs of a process share what was played.
+    """
+    return {**_baselines(options["platform"], options["environment"], options["episodes"])}
+
+
+@cache
+def _baselines(platform: str, name: str, episodes: int) -> Mapping[str, Any]:
+    options = {"platform": platform, "environment": name, "episodes": episodes}
+    game = environment(options, 0)
+    named, drawn = dict(_constants(game)), Random(game.action_space)
+    game.close()
+    on_validation = {name: mean_return(Constant(action), options, "validation") for name, action in named.items()}
+    best = max(on_validation, key=lambda name: on_validation[name])
+    return {
+        "constant_action": [best],
+        "validation_constant_return": on_validation[best],
+        "test_constant_return": mean_return(Constant(named[best]), options, "test"),
+        **{f"{part}_random_return": mean_return(drawn, options, part) for part in SEEDS},
+    }
+
+
+def _constants(game: VecEnv) -> Iterator[tuple[str, Any]]:
+    """The actions to do always, with their names."""
+    space = game.action_space
+    if isinstance(space, spaces.Discrete):
+        (inner,) = game.get_attr("unwrapped")
+        names = inner.get_action_meanings() if hasattr(inner, "get_action_meanings") else map(str, range(int(space.n)))
+        yield from zip(names, np.arange(space.n), strict=True)
+    elif isinstance(space, spaces.Box):
+        yield from (("lowest", space.low), ("middle", (space.low + space.high) / 2), ("highest", space.high))
 
 
 class _Timed:

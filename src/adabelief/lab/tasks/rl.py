@@ -76,7 +76,7 @@ def _make(request: Request, algorithm: str) -> Workload:
 
 
 def sac_settings() -> Settings:
-    """The authors' for AdaBelief and Adam; the others, which are ours, have Adam's."""
+    """The authors' for AdaBelief and Adam; the others, which are ours, have Adam's, EAdam with AdaBelief's eps."""
     return _settings(recommended("rl-halfcheetah"), lr=1e-3, eps=1e-8)
 
 
@@ -94,7 +94,7 @@ def _settings(adabelief: Mapping[str, Any], lr: float, eps: float) -> Settings:
         "AdamW": {**adam, "weight_decay": 1e-2},
         "RAdam": adam,
         "RMSprop": {"lr": lr, "alpha": 0.99, "eps": eps},
-        "EAdam": {**adam, "eps": 1e-8},
+        "EAdam": {**adam, "eps": adabelief["eps"]},
     }
 
 

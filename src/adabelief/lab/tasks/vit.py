@@ -7,20 +7,27 @@ from torchvision.models import VisionTransformer
 
 from adabelief.lab.catalogue import about
 from adabelief.lab.schedules import warm_up_then_cosine
-from adabelief.lab.task import Metric, Request, Scale, Task, untuned_settings
+from adabelief.lab.task import QUESTIONS, Metric, Request, Scale, Task, untuned_settings
 from adabelief.lab.tasks import digits
-from adabelief.lab.tasks.images import Classification, make_cifar
+from adabelief.lab.tasks.images import STUDY_CIFAR, Classification, make_cifar
 
 WARM_UP_SHARE = 0.1
 """The share of the epochs in which the learning rate rises."""
 
 
 def network(request: Request, classes: int, size: int = 32) -> nn.Module:
-    """torchvision's, on 8×8 patches of images that are `size` pixels wide and high."""
+    """torchvision's, on the patches of images that are `size` pixels wide and high.
+
+    Raises:
+        ValueError: If the patches do not fill the images.
+    """
     options = request.options
+    patch = options["patch"]
+    if patch < 1 or size % patch:
+        raise ValueError(f"patch={patch}: patches of so many pixels do not fill a side of {size}; give a divisor of it")
     model: nn.Module = VisionTransformer(
         image_size=size,
-        patch_size=size // 8,
+        patch_size=patch,
         num_layers=options["layers"],
         num_heads=options["heads"],
         hidden_dim=options["width"],
@@ -51,7 +58,15 @@ TASKS = {
             "smoke": Scale(
                 epochs=2,
                 batch_size=64,
-                options={"images": "digits", "layers": 2, "heads": 2, "width": 32, "dropout": 0.0},
+                options={
+                    "images": "digits",
+                    "patch": 1,
+                    "layers": 2,
+                    "heads": 2,
+                    "width": 32,
+                    "dropout": 0.0,
+                    "noise": 0.0,
+                },
                 note="the embedded digits, 2 layers of 32, 2 epochs, no warm-up: it shows that everything runs",
             ),
             "small": Scale(
@@ -59,22 +74,36 @@ TASKS = {
                 batch_size=128,
                 options={
                     "images": "cifar10",
+                    "patch": 4,
                     "layers": 4,
                     "heads": 4,
                     "width": 64,
                     "dropout": 0.0,
                     "train_examples": 10000,
                     "validation_examples": 5000,
-                    "test_examples": 2000,
+                    "test_examples": None,
+                    "noise": 0.0,
+                    **QUESTIONS,
                 },
-                note="4 layers of 64, 10,000 training, 1,111 validation and 2,000 test images, 8 epochs, of which a "
-                "tenth is too short for a warm-up: there is none",
+                note="4 layers of 64, 10,000 training images, 8 epochs, warm-up and cosine step by step",
+            ),
+            "study": Scale(
+                epochs=8,
+                batch_size=128,
+                options={
+                    **{"images": "cifar10", "patch": 8, "layers": 4, "heads": 4, "width": 64, "dropout": 0.0},
+                    **STUDY_CIFAR,
+                },
+                note="patches of 8×8 pixels, 4 layers of 64, 10,000 training images, 8 epochs, a cosine with warm-up",
+                target=38.0,
+                threads=1,
             ),
             "paper": Scale(
                 epochs=200,
                 batch_size=128,
                 options={
                     "images": "cifar10",
+                    "patch": 4,
                     "layers": 6,
                     "heads": 8,
                     "width": 256,
@@ -82,6 +111,7 @@ TASKS = {
                     "train_examples": None,
                     "validation_examples": 5000,
                     "test_examples": None,
+                    "noise": 0.0,
                 },
                 note="not of the paper: 6 layers of 256, 200 epochs",
             ),

@@ -5,17 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pytorch_optimizer
 import torch
+from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from adabelief import AdaBelief, options
+from adabelief import AdaBelief, RangerAdaBelief, options
 from adabelief.lab import values
+from adabelief.lab.optimizers.eadam import EAdam
+from adabelief.lab.optimizers.msvag import msvag
+from adabelief.lab.optimizers.muon import Muon, matrices_apart
 from adabelief.names import suggestion, there_are
+from adabelief.torch.base import wanted
 
 DECAY_RATES = ("beta", "alpha")
 """Arguments that are decay rates of a mean, as the pairs `betas` are."""
@@ -34,7 +38,11 @@ class Method:
         variant: Options that make the library's version the one of the paper's experiments.
         note: Where it still differs from the code behind the paper, or "".
         form: The fastest form that its package has, so that times compare with that; settings may ask for another.
-        usual_form: How it steps where nobody chooses: a name in `FORMS`, or "default" for whatever its package takes.
+        usual_form: How it steps where nobody chooses: a name in `FORMS`, or "default" for what `default_form` says.
+        eps_inside: Whether eps is kept in the second moment: bias-corrected it is then eps/(1 − beta2), of which the
+            root is the denominator's floor.
+        second_moment: The argument that has the decay rate of its mean of squares, alone or last; empty for none.
+        params: What it trains of a module.
     """
 
     make: Callable[..., Optimizer]
@@ -43,6 +51,9 @@ class Method:
     note: str = ""
     form: Mapping[str, bool] = field(default_factory=dict)
     usual_form: str = "default"
+    eps_inside: bool = False
+    second_moment: str = "betas"
+    params: Callable[[nn.Module], Iterable[Any]] = nn.Module.parameters
 
     def arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that `make` is called with: the settings, the form and the variant."""
@@ -50,75 +61,10 @@ class Method:
         return {**settings, **form, **self.variant}
 
 
-def msvag(
-    params: Iterable[Parameter], lr: float = 1e-2, beta: float = 0.9, weight_decay: float = 0.0
-) -> pytorch_optimizer.MSVAG:
-    """MSVAG with coupled weight decay, which pytorch_optimizer's takes as an argument and ignores."""
-    optimizer = pytorch_optimizer.MSVAG(params, lr=lr, beta=beta, foreach=True)
-    if weight_decay:
-        optimizer.register_step_pre_hook(partial(_add_decay, weight_decay))
-    return optimizer
-
-
-@torch.no_grad()
-def _add_decay(weight_decay: float, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if p.grad is not None:
-                p.grad.add_(p, alpha=weight_decay)
-
-
-class EAdam(Optimizer):
-    """Adam that keeps eps inside v, as AdaBelief keeps it inside s (Yuan and Gao, arXiv:2011.02150).
-
-        m ← beta1 · m + (1 − beta1) · g
-        v ← beta2 · v + (1 − beta2) · g² + eps
-        p ← p − lr/(1 − beta1^t) · m / (√(v/(1 − beta2^t)) + eps)
-
-    With the same eps and no rectification, it differs from AdaBelief in g² for (g − m)² alone, and from Adam in where
-    eps is alone: what it gains on Adam is then due to that. Weight decay is added to the gradient.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Parameter],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Steps every parameter that has a gradient; takes no closure."""
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p].update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-                self.state[p]["step"] += 1
-            grads: Any = [p.grad for p in params]
-            m, v = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq"))
-            (beta1, beta2), eps, t = group["betas"], group["eps"], self.state[params[0]]["step"]
-            if group["weight_decay"]:
-                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
-            torch._foreach_lerp_(m, grads, 1 - beta1)
-            torch._foreach_mul_(v, beta2)
-            torch._foreach_addcmul_(v, grads, grads, value=1 - beta2)
-            torch._foreach_add_(v, eps)
-            denominators = torch._foreach_div(v, 1 - beta2**t)
-            torch._foreach_sqrt_(denominators)
-            torch._foreach_add_(denominators, eps)
-            torch._foreach_addcdiv_(params, m, denominators, value=-group["lr"] / (1 - beta1**t))
-
-
 _FUSED, _FOREACH = {"fused": True}, {"foreach": True}
 
 METHODS: Mapping[str, Method] = {
-    "AdaBelief": Method(AdaBelief, "adabelief"),
+    "AdaBelief": Method(AdaBelief, "adabelief", eps_inside=True),
     "SGD": Method(torch.optim.SGD, "torch.optim", form=_FUSED),
     "Adam": Method(torch.optim.Adam, "torch.optim", form=_FUSED),
     "AdamW": Method(torch.optim.AdamW, "torch.optim", form=_FUSED),
@@ -158,19 +104,59 @@ METHODS: Mapping[str, Method] = {
         note="Without momentum and decay, as in the authors' code.",
         form=_FOREACH,
     ),
-    "RMSprop": Method(torch.optim.RMSprop, "torch.optim", form=_FOREACH),
+    "RMSprop": Method(torch.optim.RMSprop, "torch.optim", form=_FOREACH, second_moment="alpha"),
     "EAdam": Method(
         EAdam,
         "adabelief.lab",
-        note="Adam with eps placed as in AdaBelief, though not always as large. The paper does not have it; others "
-        "found that it explains much of the published gain.",
+        variant={"weight_decouple": False},
+        note="Adam with AdaBelief's eps, placed as in AdaBelief, and so with the same floor of the denominator: the "
+        "control for what is due to eps alone. The paper does not have it; others found that it explains much of the "
+        "published gain. It does not rectify.",
         usual_form="foreach",
+        eps_inside=True,
     ),
     "AdamW-same-decay": Method(
         torch.optim.AdamW,
         "torch.optim",
         note="AdamW with the number of AdaBelief's weight decay instead of the one that it was published with, "
         "decoupled even where AdaBelief's is coupled; the paper does not have it.",
+        form=_FUSED,
+    ),
+    "EAdamW": Method(
+        EAdam,
+        "adabelief.lab",
+        variant={"weight_decouple": True},
+        note="EAdam with decoupled decay: the control for an AdaBelief whose decay is decoupled. The paper does not "
+        "have it.",
+        usual_form="foreach",
+        eps_inside=True,
+    ),
+    "RangerAdaBelief": Method(
+        RangerAdaBelief,
+        "adabelief",
+        note="Rectified AdaBelief with gradient centralization and Lookahead; the paper does not have it.",
+        eps_inside=True,
+    ),
+    "Lion": Method(
+        pytorch_optimizer.Lion,
+        "pytorch_optimizer",
+        note="Its steps are signs: learning rates are about a tenth of Adam's, decays ten times as large. The paper "
+        "does not have it.",
+        form=_FOREACH,
+        second_moment="",
+    ),
+    "Muon": Method(
+        Muon,
+        "torch.optim",
+        note="torch's, for matrices that are no lookup tables; AdamW with the same learning rate and decay for the "
+        "rest, kernels of convolutions among it. Muon's steps are scaled to AdamW's size. The paper does not have it.",
+        params=matrices_apart,
+    ),
+    "SGD-Nesterov": Method(
+        torch.optim.SGD,
+        "torch.optim",
+        variant={"nesterov": True},
+        note="SGD with Nesterov's momentum; the paper does not have it.",
         form=_FUSED,
     ),
 }
@@ -190,6 +176,11 @@ def build(name: str, params: Iterable[Parameter], settings: Mapping[str, Any]) -
     """
     settings = check(name, settings)
     return METHODS[name].make(params, **settings)
+
+
+def params_of(name: str, module: nn.Module) -> Iterable[Any]:
+    """What an optimizer of `METHODS` trains of a module: its parameters, or groups of them."""
+    return METHODS[name].params(module)
 
 
 def check(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,6 +227,40 @@ def _read(name: str, value: Any, parameter: inspect.Parameter) -> Any:
     return found
 
 
+def default_form(device: torch.device) -> str:
+    """How AdaBelief steps the tensors of a device where nobody chooses: a name in `FORMS`."""
+    (group,) = AdaBelief([torch.zeros(1, device=device)]).param_groups
+    return "fused" if wanted(group) else "foreach"
+
+
 def describe(name: str, settings: Mapping[str, Any]) -> str:
     """The arguments of a method in a line, as in `lr=0.001, betas=(0.9, 0.999)`."""
     return ", ".join(f"{key}={value!r}" for key, value in METHODS[name].arguments(settings).items())
+
+
+def with_batches(name: str, settings: Mapping[str, Any], times: float) -> dict[str, Any]:
+    """Settings for batches so many times as large, in which the second moment forgets as fast by the example.
+
+    Its decay rate becomes beta2^times: a half-life of so many examples stays one (Marek et al., arXiv:2507.07101). An
+    eps that is kept in the moment changes with it, so that the floor √(eps/(1 − beta2)) stays.
+
+    Args:
+        name: A name in `METHODS`.
+        settings: Its arguments for batches of the usual size; an optimizer without second moment keeps them.
+        times: The batches' size by the usual one.
+
+    Example:
+        >>> with_batches("Adam", {"lr": 1e-3, "betas": (0.9, 0.81)}, 0.5)
+        {'lr': 0.001, 'betas': (0.9, 0.9)}
+    """
+    method, changed = METHODS[name], dict(settings)
+    found = settings.get(method.second_moment)
+    if found is None:
+        return changed
+    *before, rate = found if isinstance(found, tuple) else (found,)
+    slower = rate**times
+    changed[method.second_moment] = (*before, slower) if before else slower
+    if method.eps_inside:
+        eps = settings.get("eps", arguments(name)["eps"].default)
+        changed["eps"] = eps * (1 - slower) / (1 - rate)
+    return changed

@@ -23,18 +23,43 @@ KINDS: Mapping[str, tuple[type, ...]] = {
 }
 """What JSON has for a type."""
 
-RESULT: Mapping[str, str] = {
-    **{"epochs": "int", "diverged": "bool", "parameters": "int", "best_epoch": "int"},
-    **dict.fromkeys(("validation", "test", "last_test"), "float"),
-    **dict.fromkeys(("optimizer_seconds", "step_seconds", "run_seconds"), "float"),
+RECORDS: Mapping[str, Mapping[str, str]] = {
+    "configuration": {field.name: str(field.type).partition("[")[0] for field in fields(Config)},
+    "result": {
+        **{"epochs": "int", "diverged": "bool", "parameters": "int", "best_epoch": "int"},
+        **dict.fromkeys(("validation", "test", "last_test"), "float"),
+        **dict.fromkeys(("optimizer_seconds", "step_seconds", "run_seconds"), "float"),
+    },
+    "environment": {
+        **{"python": "str", "packages": "Mapping", "processor": "str", "system": "str", "device": "str"},
+        **{"cores": "int", "threads": "int", "processes": "int"},
+    },
 }
-"""What a result has to have."""
+"""What a run's files have to have, by what they are."""
 
-ENVIRONMENT: Mapping[str, str] = {
-    **{"python": "str", "packages": "Mapping", "processor": "str", "system": "str", "device": "str"},
-    **{"cores": "int", "threads": "int", "processes": "int"},
-}
-"""What an environment has to have."""
+PROBE = ("run_step", "module", "verdict", "notes", "all", "groups", "layers")
+"""What a line of a probe has to have."""
+
+
+def read(path: Path, what: str, remedy: str = "") -> dict[str, Any]:
+    """One of a run's JSON files.
+
+    Args:
+        path: The file.
+        what: Which of `RECORDS` it is.
+        remedy: What to do where it is damaged, for the message.
+
+    Raises:
+        ValueError: If it cannot be read, is damaged, or has not what it has to have.
+    """
+    try:
+        content = _json(path)
+        kinds = RECORDS[what]
+        content |= {name: _float(content[name]) for name, kind in kinds.items() if kind == "float" and name in content}
+        _check(path, content, kinds, what)
+    except ValueError as error:
+        raise ValueError(f"{error}; {remedy}") from None if remedy else error
+    return content
 
 
 def config(path: Path) -> Config:
@@ -43,8 +68,7 @@ def config(path: Path) -> Config:
     Raises:
         ValueError: If there is none in the file, or it names what this version of the lab does not have.
     """
-    content = _json(path)
-    _check(path, content, {field.name: str(field.type).partition("[")[0] for field in fields(Config)}, "configuration")
+    content = read(path, "configuration")
     found = Config(**{field.name: content[field.name] for field in fields(Config)})
     if found.task not in tasks.FILES or found.optimizer not in METHODS:
         unknown = found.optimizer if found.task in tasks.FILES else found.task
@@ -60,8 +84,7 @@ def environment(path: Path) -> dict[str, Any]:
     """Where a run was made; empty where it has not begun."""
     if not path.exists():
         return {}
-    content = _json(path)
-    _check(path, content, ENVIRONMENT, "environment")
+    content = read(path, "environment")
     command = content.get("command")
     if not isinstance(command, list) or not command or not all(isinstance(word, str) for word in command):
         raise ValueError(f"{path} is damaged: its 'command' is no list of words")
@@ -72,8 +95,7 @@ def result(path: Path, metrics: Path, epochs: Sequence[Line]) -> dict[str, Any] 
     """What came of a run whose epochs are these; None while it is unfinished."""
     if not path.exists():
         return None
-    content = {name: _float(value) if RESULT.get(name) == "float" else value for name, value in _json(path).items()}
-    _check(path, content, RESULT, "result")
+    content = read(path, "result")
     if len(epochs) < content["best_epoch"]:
         raise ValueError(f"{metrics} is damaged: it has no epoch {content['best_epoch']}, which is the best one")
     return content
@@ -100,6 +122,28 @@ def lines(path: Path, metric: str) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
     return tuple(filter(_of_epoch, found)), tuple(line for line in found if not _of_epoch(line))
 
 
+def probe(path: Path) -> tuple[Line, ...]:
+    """What a probe saw in a run; empty where there was none.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not path.exists():
+        return ()
+    *whole, _ = _text(path).split("\n")  # after the last line feed there is nothing, or a line being written
+    found: list[Line] = []
+    for number, text in enumerate(whole, 1):
+        try:
+            line = json.loads(text)
+            missing = [name for name in PROBE if name not in line]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged in line {number}: {error}") from None
+        if missing:
+            raise ValueError(f"{path} is damaged in line {number}: it has no {missing[0]!r}")
+        found.append(line)
+    return tuple(found)
+
+
 def _of_epoch(line: Line) -> bool:
     return "train_loss" in line
 
@@ -115,7 +159,7 @@ def _check(path: Path, content: Mapping[str, Any], kinds: Mapping[str, str], wha
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # of bytes that are no text

@@ -1,0 +1,148 @@
+"""A worker: it takes trials until all are over, its own and those of workers that died."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Protocol
+
+import optuna
+import torch
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from adabelief.lab.search.search import Search, Trial
+from adabelief.lab.search.space import Arm
+from adabelief.lab.search.storage import StoreGone
+from adabelief.lab.search.store import DEATHS, Store
+
+POLL = 0.5
+"""Seconds between two looks for what others may leave behind."""
+
+GLANCE = 1.0
+"""Seconds between two looks at who this worker works for."""
+
+NOBODYS_FAULT = (OSError, ImportError, MemoryError)
+"""What ends a search instead of counting against an arm: no disk, no data, no store, no package."""
+
+
+class Alive(Protocol):
+    """What says whether it is alive: a process."""
+
+    def is_alive(self) -> bool:
+        """Whether it is."""
+
+
+def work(search: Search, *, after: Callable[[], None] = lambda: None, parent: Alive | None = None) -> None:
+    """Works until every trial of a search is over.
+
+    Args:
+        search: What to do.
+        after: Called after every trial.
+        parent: The process to end with, where another one started this one.
+
+    Raises:
+        ValueError: If the store has another search of this name.
+        OSError: If the store does not answer, data cannot be read or a file cannot be written. The trial is put back.
+    """
+    store = Store(search)
+    store.replenish()
+    while True:
+        claimed = store.claim()
+        if claimed:
+            _run(store, *claimed, parent)
+            after()
+        elif store.running():
+            if parent is not None and not parent.is_alive():
+                return
+            store.bury()
+            time.sleep(POLL)
+        else:
+            return
+
+
+def _run(store: Store, arm: Arm, trial: optuna.Trial, parent: Alive | None) -> None:
+    search, noted = store.search, trial.user_attrs
+    if noted.get("tries", 0) >= DEATHS:
+        _lose(store, trial, "failed", f"{DEATHS} workers died of it")
+        return
+
+    def report(value: float, step: int) -> None:
+        if store.report(trial, value, step):
+            raise optuna.TrialPruned
+
+    note = partial(store.note, trial)
+    with _threads_kept(), _beating(store, trial, parent):
+        try:
+            values = store.suggest(arm, trial)
+            settings = arm.settings(values, search.usual.get(arm.name))
+            note("values", values)
+            note("settings", settings)
+            given = Trial(arm, noted["slot"], values, settings, search.seed, search.out, report, note)
+            value = float(search.objective(given))
+        except optuna.TrialPruned:
+            reported = store.reported(trial)
+            store.tell(trial, TrialState.PRUNED, reported[max(reported)] if reported else None)
+        except UpdateFinishedTrialError:  # somebody took this worker for dead, and the trial up
+            return
+        except StoreGone:
+            raise
+        except (KeyboardInterrupt, SystemExit, *NOBODYS_FAULT):
+            store.release(trial)
+            raise
+        except Exception as error:
+            _lose(store, trial, "failed", str(error).partition("\n")[0] or type(error).__name__)
+        else:
+            if math.isfinite(value):
+                store.tell(trial, TrialState.COMPLETE, value)
+            else:
+                _lose(store, trial, "diverged", True)
+
+
+def _lose(store: Store, trial: optuna.Trial, name: str, reason: str | bool) -> None:
+    """Counts a trial as a loss, which a sampler learns from too."""
+    with suppress(UpdateFinishedTrialError):
+        store.note(trial, name, reason)
+        store.tell(trial, TrialState.COMPLETE, store.search.worst)
+
+
+@contextmanager
+def _beating(store: Store, trial: optuna.Trial, parent: Alive | None) -> Iterator[None]:
+    """Signs of life, as long as there is somebody to work for."""
+    over = threading.Event()
+
+    def beat() -> None:
+        last, count = time.monotonic(), 0
+        while not over.wait(min(GLANCE, store.search.beat)):
+            if parent is not None and not parent.is_alive():
+                os._exit(1)
+            if time.monotonic() - last < store.search.beat:
+                continue
+            last, count = time.monotonic(), count + 1
+            with suppress(OSError):  # the store may be back before the trial is over
+                try:
+                    store.beat(trial, count)
+                except UpdateFinishedTrialError:
+                    return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
