@@ -224,6 +224,20 @@ def test_compiled_steps(implementation):
             assert (x != plain.state[q][name]).float().mean() < (0.5 if x.dtype == torch.float32 else 0.01)
 
 
+@pytest.mark.parametrize("bits", BITS, ids=str)
+def test_a_probe_sees_what_codes_stand_for(bits):
+    from adabelief.torch.probe.sample import stepped
+
+    params = parameters()
+    optimizer = AdaBelief(params, state_bits=bits, amsgrad=True)
+    set_gradients(params, 0)
+    optimizer.step()
+    for (_, (p, _, m, s, _)), q in zip(stepped(optimizer), params, strict=True):
+        assert p is q
+        assert torch.equal(m, floats(optimizer.state[p], p, "m"))
+        assert torch.equal(s, floats(optimizer.state[p], p, "s_max"))
+
+
 def test_memory_order_does_not_matter():
     """Codes go by the order of dimensions: channels_last is stepped by foreach, to the same numbers."""
     params = parameters(shapes=[(16, 32, 5, 5)])

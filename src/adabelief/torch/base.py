@@ -202,7 +202,7 @@ class Base(Optimizer):
                     f"{type(self).__name__} does not support sparse gradients (a parameter of shape "
                     f"{tuple(p.shape)} has one): use torch.optim.SparseAdam for it, or Embedding(sparse=False)"
                 )
-            refuse_conjugate(p)
+            state.refuse_conjugate(p)
             entry = state.begin(self.state[p], p, group)
             if group["differentiable"]:
                 entry.update({name: x.clone() for name, x in entry.items() if name != state.STEP})
@@ -274,7 +274,7 @@ class Base(Optimizer):
         bits.check_parameters(group)
         for p in group["params"]:
             if not is_lazy(p):  # of which a step has to see what it became
-                refuse_conjugate(p)
+                state.refuse_conjugate(p)
         devices = {p.device.type for p in group["params"]} if group["fused"] else set()
         reason = next(filter(None, map(launch.unserved, devices)), None)
         if reason:
@@ -323,15 +323,6 @@ def wanted(group: Group) -> bool:
         return False
     device = group["params"][0].device.type
     return device in launch.BY_DEFAULT and launch.unserved(device) is None
-
-
-def refuse_conjugate(p: Tensor) -> None:
-    """Raises for a lazily conjugated parameter, whose memory does not hold its values."""
-    if p.is_conj():
-        raise ValueError(
-            f"params: one of shape {tuple(p.shape)} is a lazy conjugate, which cannot be stepped in place; "
-            "make it of x.resolve_conj()"
-        )
 
 
 def _traced(group: Group) -> bool:

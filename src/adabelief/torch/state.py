@@ -31,6 +31,15 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, torch.float32)
 
 
+def refuse_conjugate(p: Tensor) -> None:
+    """Raises for a lazily conjugated parameter, whose memory does not hold its values."""
+    if p.is_conj():
+        raise ValueError(
+            f"params: one of shape {tuple(p.shape)} is a lazy conjugate, which cannot be stepped in place; "
+            "make it of x.resolve_conj()"
+        )
+
+
 def begin(state: State, p: Tensor, group: dict[str, Any]) -> State:
     """Fills in what is missing of the state of p in a group: zeros, and for Lookahead's slow weights p itself.
 
