@@ -33,7 +33,7 @@ format: .venv/.test
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.lab: pyproject.toml setup.py src/adabelief/kernels/cpu.c src/adabelief/torch/proof.c | .venv/bin/python
+.venv/.lab: pyproject.toml setup.py $(wildcard src/adabelief/*/*.[ch]) | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[lab]'
 	touch $@
 

@@ -41,15 +41,18 @@ else:
     compile_args, strip, openmp = [*flags, "-fopenmp"], ["-Wl,-s"], ["-fopenmp", "-lm"]
 
 
-def library(name, source, link=()):
+def library(name, source, link=(), headers=()):
     """A shared library; without a compiler the package installs all the same and uses foreach."""
-    return Extension(name, [source], extra_compile_args=compile_args, extra_link_args=[*strip, *link], optional=True)
+    link_args, depends = [*strip, *link], [os.path.join(os.path.dirname(source), header) for header in headers]
+    return Extension(
+        name, [source], extra_compile_args=compile_args, extra_link_args=link_args, depends=depends, optional=True
+    )
 
 
 setup(
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
     ext_modules=[
-        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", openmp),
+        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", openmp, ["codes.h", "types.h"]),
         library("adabelief.torch._proof", "src/adabelief/torch/proof.c"),
     ],
 )

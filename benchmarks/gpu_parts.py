@@ -121,7 +121,7 @@ def steps(interpret: bool) -> Iterator[Row]:
     seconds = 0.0 if interpret else SECONDS
     for case, shapes, dtype in TINY if interpret else STEPS:
         params = parameters(shapes, device, dtype)
-        contenders, left_out = arms(params)
+        contenders, _, left_out = arms(params)
         contenders["limit"] = copy(params)
         whole = measure(contenders, seconds, partial(until_done, device=device))
         alone = whole if interpret else measure(contenders, seconds, on_device)

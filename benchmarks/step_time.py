@@ -19,7 +19,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,7 +28,7 @@ import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.kernels import cpu
-from adabelief.kernels.layout import SCALARS
+from adabelief.kernels.layout import SCALARS, row
 
 Shapes = list[tuple[int, ...]]
 
@@ -76,33 +76,59 @@ def _pytorch_optimizer(params: list[torch.nn.Parameter]) -> torch.optim.Optimize
     return pytorch_optimizer.AdaBelief(params)
 
 
+def _bitsandbytes(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    import bitsandbytes
+
+    return bitsandbytes.optim.Adam8bit(params)
+
+
+def _torchao(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    from torchao.optim import AdamW8bit
+
+    return AdamW8bit(params)
+
+
 CONTENDERS: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
     "AdamW fused": partial(torch.optim.AdamW, fused=True),
     "AdamW foreach": partial(torch.optim.AdamW, foreach=True),
     "AdaBelief fused": partial(AdaBelief, fused=True),
+    "AdaBelief fused, 8 bits": partial(AdaBelief, fused=True, state_bits=8),
+    "AdaBelief fused, 16 bits": partial(AdaBelief, fused=True, state_bits=16),
+    "AdaBelief fused, 24-bit weights, 8 bits": partial(AdaBelief, fused=True, state_bits=8, master_weight_bits=24),
     "AdaBelief foreach": partial(AdaBelief, foreach=True),
+    "AdaBelief foreach, 8 bits": partial(AdaBelief, foreach=True, state_bits=8),
     "AdaBelief fused, rectify": partial(AdaBelief, fused=True, rectify=True),
     "AdaBeliefW fused": partial(AdaBeliefW, fused=True),
     "RangerAdaBelief fused": partial(RangerAdaBelief, fused=True),
     "adabelief-pytorch": _adabelief_pytorch,
     "pytorch_optimizer": _pytorch_optimizer,
+    "bitsandbytes Adam8bit": _bitsandbytes,
+    "torchao AdamW8bit": _torchao,
 }
 """Who takes part. Whoever cannot make a step, because a package is missing for one, is left out with the reason."""
 
 
-def arms(params: list[torch.nn.Parameter]) -> tuple[dict[str, Step], dict[str, str]]:
-    """One step of every contender, over the same parameters, and beside them `limit`; and why others are left out."""
-    steps: dict[str, Step] = {"limit": traffic(params) if params[0].device.type == "cpu" else copy(params)}
-    left_out = {}
-    for name, make in CONTENDERS.items():
+def arms(
+    params: list[torch.nn.Parameter], names: Sequence[str] = tuple(CONTENDERS)
+) -> tuple[dict[str, Step], dict[str, float], dict[str, str]]:
+    """One step of every contender, over the same parameters, and beside them `limit`.
+
+    Beside them the bytes of state that each has for a parameter, and why others are left out.
+    """
+    in_kernel = params[0].device.type == "cpu" and params[0].dtype == torch.float32
+    steps: dict[str, Step] = {"limit": traffic(params) if in_kernel else copy(params)}
+    sizes, left_out, elements = {}, {}, sum(p.numel() for p in params)
+    for name in names:
         try:
-            step = make(params).step
-            step()
+            optimizer = CONTENDERS[name](params)
+            optimizer.step()
         except Exception as error:
             left_out[name] = f"{type(error).__name__}: {error}"
         else:
-            steps[name] = step
-    return steps, left_out
+            steps[name] = optimizer.step
+            kept = (x for entry in optimizer.state.values() for x in entry.values() if isinstance(x, torch.Tensor))
+            sizes[name] = sum(x.numel() * x.element_size() for x in kept) / elements
+    return steps, sizes, left_out
 
 
 def moved_bytes(params: list[torch.nn.Parameter]) -> int:
@@ -120,7 +146,7 @@ def traffic(params: list[torch.nn.Parameter]) -> Step:
     """Moves what a step in float32 has to on a CPU, by the kernel's own loop."""
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
     rows = [
-        [p.data_ptr(), p.grad.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, p.numel(), 0]
+        row(p=p.data_ptr(), g=p.grad.data_ptr(), m=m.data_ptr(), s=s.data_ptr(), elements=p.numel())
         for p, (m, s) in zip(params, moments, strict=True)
         if p.grad is not None
     ]
@@ -240,6 +266,10 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda is ROCm too (default cpu)")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each case, at least five rounds (default 20)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the parameters")
+    parser.add_argument(
+        "--only", nargs="+", metavar="STEP", help="of these, and AdamW fused, alone", default=CONTENDERS
+    )
     parser.add_argument("--threads", type=int, help="of torch and of the kernel (default: torch's)")
     parser.add_argument("--out", type=Path, help="folder for step_time.md and step_time.png")
     parser.add_argument("--no-memory", action="store_true", help="do not measure extra memory")
@@ -257,18 +287,20 @@ def main() -> None:
     lines = [f"`{' '.join(['python', 'benchmarks/step_time.py', *sys.argv[1:]])}` on {machine(arguments.device)}.", ""]
     results = {}
     for case in cases:
-        steps, left_out = arms(parameters(CASES[case], arguments.device))
+        names = [name for name in CONTENDERS if name == "AdamW fused" or name in arguments.only]
+        steps, sizes, left_out = arms(parameters(CASES[case], arguments.device, getattr(torch, arguments.dtype)), names)
         times = results[case] = measure(steps, arguments.seconds, partial(until_done, device=arguments.device))
         del steps  # and with them the memory of all contenders
         elements = sum(torch.Size(shape).numel() for shape in CASES[case])
         lines += [f"### {case}: {elements:,} elements in {len(CASES[case])} tensors, {len(times['limit'])} rounds", ""]
-        lines += ["| step | ms | x AdamW fused | x limit | GB/s | extra MiB |", "| :-- | --: | --: | --: | --: | --: |"]
+        lines += ["| step | ms | x AdamW fused | x limit | state B/parameter | extra MiB |"]
+        lines += ["| :-- | --: | --: | --: | --: | --: |"]
         for name, seconds in times.items():
             skipped = arguments.no_memory or name == "limit"
             extra = "" if skipped else f"{extra_mib(case, name, arguments.device):.0f}"
             lines.append(
                 f"| {name} | {median(seconds) * 1e3:.3f} | {ratio(times, name, 'AdamW fused'):.2f} "
-                f"| {ratio(times, name, 'limit'):.2f} | {28e-9 * elements / median(seconds):.1f} | {extra} |"
+                f"| {ratio(times, name, 'limit'):.2f} | {sizes.get(name, 0):.2f} | {extra} |"
             )
         lines += ["", *(f"{name} is left out ({reason})." for name, reason in left_out.items()), ""]
         print("\n".join(lines), flush=True)

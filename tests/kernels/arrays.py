@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adabelief.kernels import gpu
-from adabelief.kernels.layout import AMSGRAD, ARRAYS, CENTRALIZED_STEPS, LOOKAHEAD, SCALARS
+from adabelief.kernels.layout import AMSGRAD, CENTRALIZED_STEPS, LOOKAHEAD, SCALARS, row
 from adabelief.rule import coefficients
 from tests.oracle import Walk, array, numpy
 
@@ -101,8 +101,8 @@ class Arrays:
 
     def row(self, x):
         centralized = self.options.get("use_gc") and x["p"].ndim > 1
-        addresses = [x[name].data_ptr() if name in x else 0 for name in ARRAYS]
-        return [*addresses, x["p"].numel(), len(x["p"]) if centralized else 0]
+        addresses = {name: y.data_ptr() for name, y in x.items()}
+        return row(**addresses, elements=x["p"].numel(), rows=len(x["p"]) if centralized else 0)
 
     def coefficients(self, skip=0.0):
         used = {"amsgrad", "maximize", "grad_scale", "use_gc", "gc_loc", "k", "alpha"}
@@ -112,7 +112,9 @@ class Arrays:
             c = coefficients(t, **{name: value for name, value in self.options.items() if name not in used})
             gain = (-1.0 if self.options.get("maximize") else 1.0) / self.options.get("grad_scale", 1.0)
             due = float(bool(k) and t % k == 0)
-            scalars = dict(c._asdict(), gain=gain, alpha=self.options.get("alpha", 0.5), synchronize=due, skip=skip)
+            scalars = dict(
+                c._asdict(), gain=gain, alpha=self.options.get("alpha", 0.5), synchronize=due, skip=skip, t=t
+            )
             rows.append([scalars[name] for name in SCALARS])
         return torch.tensor(rows, dtype=torch.float64, device=self.device) if self.apart else rows[0]
 

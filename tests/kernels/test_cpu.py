@@ -9,16 +9,21 @@ import pytest
 import torch
 
 from adabelief.kernels import cpu
-from adabelief.kernels.layout import AMSGRAD, SCALARS
+from adabelief.kernels.layout import AMSGRAD, SCALARS, row
 
 pytestmark = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
 
 NEUTRAL = dict(gain=1.0, shrink=1.0, l2=0.0, mean_gain=0.1, beta2=0.999, belief_gain=0.001, eps=1e-16)
-NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, bound=math.inf, alpha=0.5, synchronize=0.0, skip=0.0)
+NEUTRAL |= dict(step_size=0.0, root_scale=1.0, offset=1e-8, bound=math.inf, alpha=0.5, synchronize=0.0, skip=0.0, t=1.0)
 
 
 def scalars(**changes):
     return [(NEUTRAL | changes)[name] for name in SCALARS]
+
+
+def addresses(**arrays):
+    """A row of the kernel's table."""
+    return row(**{name: x.data_ptr() for name, x in arrays.items()}, elements=arrays["p"].numel())
 
 
 def update(p, g=None, flags=0, **changes):
@@ -26,8 +31,7 @@ def update(p, g=None, flags=0, **changes):
     wide = torch.promote_types(p.dtype, torch.float32)
     g = torch.zeros_like(p) if g is None else g
     m, s = torch.zeros_like(p, dtype=wide), torch.zeros_like(p, dtype=wide)
-    row = [p.data_ptr(), g.data_ptr(), m.data_ptr(), s.data_ptr(), 0, 0, p.numel(), 0]
-    cpu.Table([row], str(p.dtype).removeprefix("torch.")).update(flags, scalars(**changes))
+    cpu.Table([addresses(p=p, g=g, m=m, s=s)], str(p.dtype).removeprefix("torch.")).update(flags, scalars(**changes))
     return m, s
 
 
@@ -81,8 +85,7 @@ def test_what_is_no_number_stays_visible_and_alone(bad, bound):
 def test_nan_wins_the_maximum():
     p, g, s_max = torch.ones(5), torch.tensor([1.0, float("nan"), 1.0, 0.0, 2.0]), torch.full((5,), 5e-4)
     m, s = torch.zeros(5), torch.zeros(5)
-    row = [*(x.data_ptr() for x in (p, g, m, s, s_max)), 0, 5, 0]
-    cpu.Table([row], "float32").update(AMSGRAD, scalars())
+    cpu.Table([addresses(p=p, g=g, m=m, s=s, s_max=s_max)], "float32").update(AMSGRAD, scalars())
     assert torch.equal(torch.maximum(s, torch.full((5,), 5e-4)).isnan(), s_max.isnan())
     assert s_max[1].isnan()
     assert s_max[3] == np.float32(5e-4)
@@ -100,7 +103,7 @@ def test_threads_split_lists_anywhere(threads):
         for i, (p, g, *_) in enumerate(tensors):
             p.fill_(1.0)
             g.copy_(torch.linspace(-1, 1, p.numel()) + i)
-        rows = [[*(x.data_ptr() for x in four), 0, 0, four[0].numel(), 0] for four in tensors]
+        rows = [addresses(**dict(zip("pgms", four, strict=True))) for four in tensors]
         table = cpu.Table(rows, "float32")
         for _ in range(3):
             table.update(0, scalars(step_size=0.1))

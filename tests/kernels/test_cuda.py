@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adabelief.kernels import gpu
-from adabelief.kernels.layout import SCALARS
+from adabelief.kernels.layout import SCALARS, row
 from adabelief.rule import coefficients, reference_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -28,9 +28,10 @@ def test_an_array_may_have_more_elements_than_32_bits_count():
         pytest.skip("needs 30 GiB of free memory")
     p, g = (torch.ones(n, dtype=torch.bfloat16, device="cuda") for _ in range(2))
     m, s = (torch.zeros(n, device="cuda") for _ in range(2))
-    row = [*(x.data_ptr() for x in (p, g, m, s)), 0, 0, n, 0]
-    scalars = coefficients(1, lr=0.5)._asdict() | dict(gain=1.0, alpha=0.5, synchronize=0.0, skip=0.0)
-    table = gpu.Table([row], "bfloat16", p.device)
+    scalars = coefficients(1, lr=0.5)._asdict() | dict(gain=1.0, alpha=0.5, synchronize=0.0, skip=0.0, t=1.0)
+    table = gpu.Table(
+        [row(p=p.data_ptr(), g=g.data_ptr(), m=m.data_ptr(), s=s.data_ptr(), elements=n)], "bfloat16", p.device
+    )
     table.update(0, [scalars[name] for name in SCALARS])
     expected, state = reference_step(np.ones(1), np.ones(1), lr=0.5)
     for x, value in ((p, expected), (m, state["exp_avg"]), (s, state["exp_avg_var"])):

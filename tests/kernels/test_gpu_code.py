@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adabelief.kernels import gpu
-from adabelief.kernels.layout import SCALARS
+from adabelief.kernels.layout import SCALARS, STATE, row
 from tests.kernels.arrays import DTYPES, NEEDED
 
 triton = pytest.importorskip(*NEEDED)
@@ -136,7 +136,8 @@ def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
     monkeypatch.setattr(jit.JITFunction, "run", warm_up)
     scalars = torch.zeros(40, len(SCALARS), dtype=torch.float64)
     for n in (1, 2, 16, 31):
-        table = gpu.Table([[64 * n + 1] * 6 + [5000 * n, n]] * n, "float32", torch.device("cpu"))
+        addresses = dict.fromkeys(("p", "g", *STATE), 64 * n + 1)
+        table = gpu.Table([row(**addresses, elements=5000 * n, rows=n)] * n, "float32", torch.device("cpu"))
         for coefficients in (scalars[:n], scalars[1 : 1 + n], scalars[3 : 3 + n]):
             table.update(0, coefficients)
         assert again[-1] == ((table._chunks, 1, 1), first["update"] | {"coefficients": coefficients})

@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from adabelief.kernels import gpu
-from adabelief.kernels.layout import PLACES, SCALARS
+from adabelief.kernels.layout import PLACES, SCALARS, row
 from tests.kernels.arrays import NEEDED, Arrays, copied, needs_interpreter
 
 pytest.importorskip(*NEEDED)
 
 
 def test_lists_of_nothing_launch_nothing():
-    for rows in ([], [[0] * 7 + [3]] * 2):  # of none and of empty arrays
+    for rows in ([], [row(rows=3)] * 2):  # of none and of empty arrays
         gpu.Table(rows, "float32", torch.device("cpu")).update(0, torch.zeros(len(rows), len(SCALARS)).double())
 
 
 def test_offsets_go_beyond_32_bits():
     elements, chunk = [2**33 + 1, 0, 2**32], gpu._block()
-    table = gpu.Table([[0] * 6 + [n, 4 if n % 2 == 0 else 0] for n in elements], "float32", torch.device("cpu"))
+    table = gpu.Table([row(elements=n, rows=4 if n % 2 == 0 else 0) for n in elements], "float32", torch.device("cpu"))
     plan = table._planned()
     assert plan.chunk_owners.bincount().tolist() == [2**33 // chunk + 1, 0, 2**32 // chunk]
     places = dict(zip(PLACES, plan.places.T.tolist(), strict=True))
@@ -33,7 +33,7 @@ def test_offsets_go_beyond_32_bits():
 
 
 def test_wrong_arguments_are_named():
-    table = gpu.Table([[0] * 6 + [8, 0]] * 3, "float32", torch.device("cpu"))
+    table = gpu.Table([row(elements=8)] * 3, "float32", torch.device("cpu"))
     n = len(SCALARS)
     for wrong in (torch.zeros(3, n), torch.zeros(1, n).double(), torch.zeros(n, 3).double().T):
         with pytest.raises(ValueError, match=rf"coefficients must be contiguous, of type float64 and shape \(3, {n}\)"):

@@ -12,7 +12,7 @@ from adabelief.torch import state, update
 def test_torch_has_the_same_scalars_and_state():
     assert update.Scalars._fields == layout.SCALARS
     assert layout.SCALARS[1 : 1 + len(Coefficients._fields)] == Coefficients._fields
-    assert tuple(state.COLUMNS) == layout.STATE
+    assert tuple(state.COLUMNS) == layout.KEPT
     assert layout.COLUMNS[: len(layout.ARRAYS)] == layout.ARRAYS
     assert gpu.TYPES == layout.TYPES
 

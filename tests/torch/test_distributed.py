@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -62,7 +63,9 @@ BOUNDED = IMPLEMENTATIONS | {"bounded": {"foreach": True, "max_update": 0.5}}
 
 
 def whole(p: torch.Tensor) -> torch.Tensor:
-    return p.full_tensor() if hasattr(p, "full_tensor") else p
+    if not hasattr(p, "full_tensor"):
+        return p
+    return p.int().full_tensor().short() if p.dtype == torch.int16 else p.full_tensor()  # which gloo does not gather
 
 
 def sharded(rank: int, meeting: str) -> None:
@@ -98,6 +101,71 @@ def sharded(rank: int, meeting: str) -> None:
     together(rank, mesh)
     flat(rank)
     test_probe.distributed(rank, mesh, os.path.dirname(meeting))
+    dist.destroy_process_group()
+
+
+def coded(rank: int, meeting: str) -> None:
+    """One of two processes: state in codes is that of the whole, to the bit, and a checkpoint of it fits the whole."""
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_tensor
+
+    def large() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(300, 71), nn.Tanh(), nn.Linear(71, 6000))  # rows are uneven over two processes
+
+    def step(module: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for p in module.parameters():
+            g = torch.randn(p.shape, generator=generator).to(p.dtype)
+            p.grad = distribute_tensor(g, p.device_mesh, p.placements) if hasattr(p, "device_mesh") else g
+        optimizer.step()
+
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    weights = {"loop": {"master_weight_bits": 24}, "fused": {"master_weight_bits": 32}, "default": {}}
+    for implementation, options in IMPLEMENTATIONS.items():
+        if options.get("fused") and launch.unserved("cpu"):
+            continue
+        bits = {"state_bits": (8, 16) if implementation == "loop" else 8}
+        bits |= weights.get(implementation, {"stochastic_rounding": True})
+        dtype = torch.bfloat16 if len(bits) > 1 else torch.float32
+        make = partial(AdaBelief, lr=0.01, **bits, **options)
+        expected, parts = large().to(dtype), large().to(dtype)
+        fsdp2(parts, mesh)
+        # one dimension is not coded where it is sharded: a part of it may begin within a block
+        narrow = [p for p in expected.parameters() if p.ndim > 1]
+        plain = make([{"params": narrow}, {"params": [expected[0].bias, expected[2].bias], "state_bits": 32}])
+        optimizer = make(parts.parameters())
+        for seed in range(3):
+            step(expected, plain, seed)
+            step(parts, optimizer, seed)
+        for p, q in zip(parts.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(whole(p), q), implementation
+            for name, x in plain.state[q].items():
+                assert torch.equal(whole(optimizer.state[p][name]), x), (implementation, name)
+        assert parts[0].weight.grad.shape == optimizer.state[parts[0].weight]["exp_avg"].shape
+        if options.get("fused"):
+            assert not optimizer._plan.parts[0].rest  # all through the kernel
+        dcp.save(get_optimizer_state_dict(parts, optimizer), checkpoint_id=f"{meeting}-{implementation}")
+        fresh = large().to(dtype)
+        fresh.load_state_dict(expected.state_dict())
+        whole_again = make([{"params": [p]} for p in fresh.parameters()])
+        for group in whole_again.param_groups:
+            group["state_bits"] = group["state_bits"] if group["params"][0].ndim > 1 else 32
+        saved = get_optimizer_state_dict(fresh, whole_again)
+        dcp.load({"state": saved["state"]}, checkpoint_id=f"{meeting}-{implementation}")
+        for p, q in zip(fresh.parameters(), expected.parameters(), strict=True):
+            name = next(n for n, x in fresh.named_parameters() if x is p)
+            for key, x in plain.state[q].items():
+                assert torch.equal(saved["state"][name][key], x), (implementation, name, key)
+        set_optimizer_state_dict(parts, optimizer, get_optimizer_state_dict(parts, optimizer))
+        step(expected, plain, 3)
+        step(parts, optimizer, 3)
+        for p, q in zip(parts.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(whole(p), q), implementation
     dist.destroy_process_group()
 
 
@@ -172,6 +240,11 @@ needs_distributed = pytest.mark.skipif(
 @needs_distributed
 def test_two_processes_step_as_one(tmp_path):
     start("sharded(int(sys.argv[1]), sys.argv[2])", str(tmp_path / "meeting"))
+
+
+@needs_distributed
+def test_codes_are_sharded_as_the_whole_is(tmp_path):
+    start("coded(int(sys.argv[1]), sys.argv[2])", str(tmp_path / "meeting"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adabelief.kernels.layout import STATE
+from adabelief.kernels.layout import KEPT
 from adabelief.options import centralized_dims
 from adabelief.rule import Coefficients
 from adabelief.torch.plan import Plan, Share
@@ -84,7 +84,7 @@ class _List:
             arrays = self._with_outputs_first(arrays, options)
         params, grads = arrays["p"], arrays["g"]
         self._numbers.fill_(t - 1)
-        columns = {name: arrays.get(name, []) for name in STATE}
+        columns = {name: arrays.get(name, []) for name in KEPT}
         tensors = Tensors(params, grads, self.steps, columns)
         self._note_state(tensors)
         held = self.plan.hold(options, [params], self.state, grads) if self.plan else None

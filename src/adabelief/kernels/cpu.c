@@ -39,16 +39,19 @@
 #endif
 
 /* The lists of kernels/layout.py, which compares them when the library is loaded. */
-#define COLUMNS(X) X(p) X(g) X(m) X(s) X(s_max) X(slow) X(elements) X(rows)
+#define COLUMNS(X)                                                                                                     \
+    X(p) X(g) X(m) X(s) X(s_max) X(slow) X(rest) X(m_exponents) X(s_exponents) X(s_max_exponents)                              \
+    X(elements) X(rows) X(row_length) X(first)
 #define SCALARS(X)                                                                                                     \
     X(gain) X(shrink) X(l2) X(mean_gain) X(beta2) X(belief_gain) X(eps) X(step_size) X(root_scale) X(offset)           \
-    X(bound) X(alpha) X(synchronize) X(skip)
+    X(bound) X(alpha) X(synchronize) X(skip) X(t)
 
 #define ADDRESS_OR_COUNT(name) int64_t name;
 #define NUMBER(name) double name;
 #define WORD(name) #name " "
 
-/* One tensor: addresses, 0 where unused, then how many elements there are; rows > 0 where it is centralized. */
+/* One tensor: addresses, 0 where unused, then how many elements there are; rows > 0 where it is centralized; and where its
+ * state is in codes, the length of a row, and the index of its first element in the whole that it is a part of. */
 typedef struct {
     COLUMNS(ADDRESS_OR_COUNT)
 } Tensor;
@@ -58,63 +61,16 @@ typedef struct {
 } Scalars;
 
 enum { AMSGRAD = 1, LOOKAHEAD = 2, CENTRALIZED_STEPS = 4 }; /* the last: of rows, instead of gradients */
+enum { M_HALF = 8, M_CODES = 16, S_HALF = 32, S_CODES = 64, P_DITHERED = 128, P_24 = 256, P_32 = 512 };
+enum { WIDENED = P_DITHERED | P_24 | P_32, CODED = M_HALF | M_CODES | S_HALF | S_CODES | WIDENED };
+enum { BLOCK = 256 };
+static const uint32_t DITHER_A = 0x9E3779B1u, DITHER_B = 0x61C88647u;
 
 EXPORT const char *adabelief_layout(void) {
     return COLUMNS(WORD) SCALARS(WORD) "float32 float64 bfloat16 float16";
 }
 
-typedef uint16_t bfloat16_t;
-typedef struct {
-    uint16_t bits;
-} float16_t;
-
-INLINE float from_bits(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-INLINE uint32_t to_bits(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-INLINE float load_float(float x) { return x; }
-INLINE float store_float(float x) { return x; }
-INLINE double load_double(double x) { return x; }
-INLINE double store_double(double x) { return x; }
-
-INLINE float load_bfloat16_t(bfloat16_t x) { return from_bits((uint32_t)x << 16); }
-
-INLINE bfloat16_t store_bfloat16_t(float x) {
-    uint32_t bits = to_bits(x);
-    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16; /* ties go to the even one */
-    return (bfloat16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded); /* nan stays nan */
-}
-
-/* IEEE half precision by integer arithmetic, without branches: every element type of every machine vectorises. */
-INLINE float load_float16_t(float16_t x) {
-    uint32_t h = x.bits, sign = (h & 0x8000u) << 16, rest = (h & 0x7fffu) << 13;
-    /* Of a subnormal half, the float with exponent -14 that has its bits, less 2^-14: no float on the way is subnormal,
-     * which a thread that flushes those to zero would read as 0. */
-    uint32_t subnormal = to_bits(from_bits(rest + (113u << 23)) - from_bits(113u << 23));
-    uint32_t normal = rest + (112u << 23), special = rest | 0x7f800000u; /* infinity, nan */
-    uint32_t exponent = h & 0x7c00u;
-    return from_bits((exponent == 0 ? subnormal : exponent == 0x7c00u ? special : normal) | sign);
-}
-
-INLINE float16_t store_float16_t(float x) {
-    uint32_t bits = to_bits(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
-    /* below 2^-14 halves are multiples of 2^-24: adding 0.5 makes the float's last place just that */
-    uint32_t subnormal = to_bits(from_bits(magnitude) + 0.5f) - 0x3f000000u;
-    uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
-    uint32_t finite = magnitude < 0x38800000u ? subnormal : normal; /* 2^-14 */
-    /* 65520, which is halfway to 65536: from there on it is infinity, but a nan stays one */
-    uint32_t rounded = magnitude >= 0x477ff000u ? (magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u) : finite;
-    float16_t half = {(uint16_t)(rounded | sign)};
-    return half;
-}
+#include "types.h"
 
 #define MAX_OF(x, y) ((x) > (y) || (x) != (x) ? (x) : (y)) /* nan wins, as in torch.maximum */
 
@@ -145,9 +101,10 @@ INLINE float16_t store_float16_t(float x) {
 
 /* The elements [from, to) of one tensor. */
 #define DEFINE_UPDATE(NAME, T, R, SQRT, amsgrad, lookahead)                                                            \
-    CLONES static void NAME(const Tensor *tensor, const Scalars *c, R g_mean, R step_mean, int64_t from,          \
-                            int64_t to) {                                                                              \
+    CLONES static void NAME(const Tensor *tensor, const Scalars *c, double mean_of_g, double mean_of_steps,            \
+                            int64_t from, int64_t to) {                                                                \
         OPERANDS(T, R)                                                                                                 \
+        const R g_mean = (R)mean_of_g, step_mean = (R)mean_of_steps;                                                   \
         for (int64_t i = from; i < to; i++) {                                                                          \
             GRADIENT(T, R)                                                                                             \
             g_i -= g_mean;                                                                                             \
@@ -162,9 +119,9 @@ INLINE float16_t store_float16_t(float x) {
         }                                                                                                              \
     }
 
-/* The mean of TERM, which sets x, over one row; summed in double, in lanes: it vectorises without reordering. */
-#define DEFINE_MEAN(NAME, T, R, SQRT, TERM)                                                                            \
-    CLONES static R NAME(const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {                      \
+/* The sum of TERM, which sets x, over [from, to); in double, in lanes: it vectorises without reordering. */
+#define DEFINE_SUM(NAME, T, R, SQRT, TERM)                                                                             \
+    CLONES static double NAME(const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {                      \
         OPERANDS(T, R)                                                                                                 \
         double lanes[16] = {0}, sum = 0;                                                                               \
         int64_t whole = from + (to - from) / 16 * 16;                                                                  \
@@ -180,7 +137,7 @@ INLINE float16_t store_float16_t(float x) {
             sum += x;                                                                                                  \
         }                                                                                                              \
         for (int k = 0; k < 16; k++) sum += lanes[k];                                                                  \
-        return (R)(sum / (double)(to - from));                                                                         \
+        return sum;                                                                                                    \
     }
 #define GRADIENT_TERM(R, SQRT) R x = g_i;
 #define STEP_TERM(R, SQRT)                                                                                             \
@@ -194,27 +151,8 @@ INLINE float16_t store_float16_t(float x) {
     DEFINE_UPDATE(update_amsgrad_##T, T, R, SQRT, 1, 0)                                                                \
     DEFINE_UPDATE(update_lookahead_##T, T, R, SQRT, 0, 1)                                                              \
     DEFINE_UPDATE(update_amsgrad_lookahead_##T, T, R, SQRT, 1, 1)                                                      \
-    DEFINE_MEAN(gradient_mean_##T, T, R, SQRT, GRADIENT_TERM)                                                          \
-    DEFINE_MEAN(step_mean_##T, T, R, SQRT, STEP_TERM)                                                                  \
-    static void run_##T(int flags, const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {            \
-        void (*const variants[])(const Tensor *, const Scalars *, R, R, int64_t, int64_t) = {                     \
-            update_##T, update_amsgrad_##T, update_lookahead_##T, update_amsgrad_lookahead_##T};                       \
-        void (*const variant)(const Tensor *, const Scalars *, R, R, int64_t, int64_t) =                          \
-            variants[flags & (AMSGRAD | LOOKAHEAD)];                                                                   \
-        if (!tensor->rows) {                                                                                           \
-            variant(tensor, c, 0, 0, from, to);                                                                        \
-            return;                                                                                                    \
-        }                                                                                                              \
-        /* whole rows: those that begin in [from, to) */                                                               \
-        int64_t length = tensor->elements / tensor->rows;                                                              \
-        for (int64_t row = (from + length - 1) / length; row * length < to; row++) {                                   \
-            int64_t begin = row * length, end = begin + length;                                                        \
-            if (flags & CENTRALIZED_STEPS)                                                                             \
-                variant(tensor, c, 0, step_mean_##T(tensor, c, begin, end), begin, end);                               \
-            else                                                                                                       \
-                variant(tensor, c, gradient_mean_##T(tensor, c, begin, end), 0, begin, end);                           \
-        }                                                                                                              \
-    }
+    DEFINE_SUM(gradient_sum_##T, T, R, SQRT, GRADIENT_TERM)                                                            \
+    DEFINE_SUM(step_sum_##T, T, R, SQRT, STEP_TERM)
 
 DEFINE_TYPE(float, float, sqrtf)
 DEFINE_TYPE(double, double, sqrt)
@@ -222,19 +160,102 @@ DEFINE_TYPE(bfloat16_t, float, sqrtf)
 DEFINE_TYPE(float16_t, float, sqrtf)
 
 /* What a step cannot be faster than: reads g, p, m, s and writes p, m, s, with no arithmetic to speak of. */
-CLONES static void run_traffic(int flags, const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {
+CLONES static void traffic(const Tensor *tensor, const Scalars *c, double mean_of_g, double mean_of_steps, int64_t from,
+                           int64_t to) {
     float *restrict p = (float *)(intptr_t)tensor->p, *restrict m = (float *)(intptr_t)tensor->m;
     float *restrict s = (float *)(intptr_t)tensor->s;
     const float *restrict g = (const float *)(intptr_t)tensor->g;
-    (void)flags, (void)c;
+    (void)c, (void)mean_of_g, (void)mean_of_steps;
     for (int64_t i = from; i < to; i++) {
         float x = g[i];
         p[i] += x, m[i] += x, s[i] += x;
     }
 }
 
-static void (*const run[])(int, const Tensor *, const Scalars *, int64_t, int64_t) = {
-    run_float, run_double, run_bfloat16_t, run_float16_t, run_traffic};
+typedef void Update(const Tensor *, const Scalars *, double, double, int64_t, int64_t);
+typedef double Sum(const Tensor *, const Scalars *, int64_t, int64_t);
+
+/* What there is for a type of p and g: `updates` by the flags AMSGRAD and LOOKAHEAD. */
+typedef struct {
+    int64_t item;
+    Update *updates[4];
+    Sum *gradient_sum, *step_sum;
+} Kernel;
+
+#define KERNEL(T)                                                                                                      \
+    {sizeof(T),                                                                                                        \
+     {update_##T, update_amsgrad_##T, update_lookahead_##T, update_amsgrad_lookahead_##T},                             \
+     gradient_sum_##T,                                                                                                 \
+     step_sum_##T}
+
+static const Kernel kernels[] = {
+    KERNEL(float), KERNEL(double), KERNEL(bfloat16_t), KERNEL(float16_t), {sizeof(float), {traffic}, NULL, NULL}};
+
+#include "codes.h"
+
+enum { NO_SUM, GRADIENT_SUM, STEP_SUM };
+
+/* The elements [from, to) of a tensor; only their sum, where one is asked for. */
+static double plain(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, double g_mean,
+                    double step_mean, int64_t from, int64_t to, int sum) {
+    if (sum) return (sum == STEP_SUM ? kernel->step_sum : kernel->gradient_sum)(tensor, c, from, to);
+    kernel->updates[flags & (AMSGRAD | LOOKAHEAD)](tensor, c, g_mean, step_mean, from, to);
+    return 0;
+}
+
+/* The same where the state is in codes: the blocks that begin in [from, to), each as a tensor of its own on the stack. */
+CLONES static double coded(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, double g_mean,
+                    double step_mean, int64_t from, int64_t to, int sum) {
+    float m[BLOCK], s[BLOCK], s_max[BLOCK], p[BLOCK], g[BLOCK];
+    const int p_bits = flags & P_32 ? 32 : flags & P_24 ? 24 : 16;
+    const int m_bits = flags & M_CODES ? 8 : flags & M_HALF ? 16 : 32;
+    const int s_bits = flags & S_CODES ? 8 : flags & S_HALF ? 16 : 32;
+    const int64_t length = tensor->row_length, per_row = (length + BLOCK - 1) / BLOCK;
+    const uint32_t r = (uint32_t)tensor->first * DITHER_A + (uint32_t)(int64_t)c->t * DITHER_B;
+    double total = 0;
+    for (int64_t row = from / length; row * length < to; row++) {
+        const int64_t begin = row * length, end = begin + length;
+        int64_t k = from > begin ? (from - begin + BLOCK - 1) / BLOCK : 0;
+        for (Place place; place.at = begin + k * BLOCK, place.at < end && place.at < to; k++) {
+            place.block = row * per_row + k;
+            place.n = end - place.at < BLOCK ? end - place.at : BLOCK;
+            place.r = r + (uint32_t)place.at * DITHER_A;
+            Tensor tile = *tensor;
+            tile.p += place.at * kernel->item, tile.g += place.at * kernel->item;
+            tile.slow += tensor->slow ? place.at * (int64_t)sizeof(float) : 0;
+            tile.m = open_m(tensor->m, tensor->m_exponents, m_bits, &place, m);
+            tile.s = open_s(tensor->s, tensor->s_exponents, s_bits, &place, s);
+            tile.s_max = open_s(tensor->s_max, tensor->s_max_exponents, s_bits, &place, s_max);
+            if (flags & WIDENED) tile.g = widened(tile.g, g, (int)place.n);
+            if (flags & WIDENED) tile.p = open_p(tensor->p, tensor->rest, p_bits, &place, p);
+            total += plain(flags & WIDENED ? &kernels[0] : kernel, flags, &tile, c, g_mean, step_mean, 0, place.n, sum);
+            if (sum) continue;
+            if (flags & WIDENED) close_p(tensor->p, tensor->rest, p_bits, &place, p);
+            close_m(tensor->m, tensor->m_exponents, m_bits, &place, m);
+            close_s(tensor->s, tensor->s_exponents, s_bits, &place, s);
+            close_s(tensor->s_max, tensor->s_max_exponents, s_bits, &place, s_max);
+        }
+    }
+    return total;
+}
+
+/* The elements [from, to) of a tensor; of one that is centralized the rows that begin there, of codes the blocks. */
+static void run(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {
+    double (*const span)(const Kernel *, int, const Tensor *, const Scalars *, double, double, int64_t, int64_t, int) =
+        flags & CODED ? coded : plain;
+    if (!tensor->rows) {
+        span(kernel, flags, tensor, c, 0, 0, from, to, NO_SUM);
+        return;
+    }
+    int64_t length = tensor->elements / tensor->rows;
+    for (int64_t row = (from + length - 1) / length; row * length < to; row++) {
+        int64_t begin = row * length, end = begin + length;
+        int steps = flags & CENTRALIZED_STEPS;
+        double sum = span(kernel, flags, tensor, c, 0, 0, begin, end, steps ? STEP_SUM : GRADIENT_SUM);
+        double mean = sum / (double)length;
+        span(kernel, flags, tensor, c, steps ? 0 : mean, steps ? mean : 0, begin, end, NO_SUM);
+    }
+}
 
 /* Step numbers, float each: those of list i are at the addresses steps[begins[i]] to steps[begins[i + 1] - 1]. Where all
  * of every list are the same, counts one more step each, notes the number of each list, and returns 1; else does nothing
@@ -278,13 +299,13 @@ static void update(const Tensor *tensors, const int64_t *begins, int64_t n, int 
     for (int64_t i = holder(begins, n, from); i < n && begins[i] < to; i++) {
         int64_t begin = begins[i] > from ? begins[i] : from;
         int64_t end = begins[i + 1] < to ? begins[i + 1] : to;
-        if (begin < end) run[type](flags, &tensors[i], c, begin - begins[i], end - begins[i]);
+        if (begin < end) run(&kernels[type], flags, &tensors[i], c, begin - begins[i], end - begins[i]);
     }
 }
 
-/* Updates n tensors of one type, an index into `run`. begins[i] counts the elements before tensor i, begins[n] all. The
+/* Updates n tensors of one type, an index into `kernels`. begins[i] counts the elements before tensor i, begins[n] all. The
  * elements of the list as a whole are split evenly between the threads, whatever tensor they are in; a centralized row
- * stays with one. */
+ * stays with one, and so does a block. */
 EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags,
                              const Scalars *c) {
     const int64_t elements = begins[n];

@@ -18,7 +18,8 @@ GAIN, SHRINK, L2 = (tl.constexpr(SCALARS.index(name)) for name in ("gain", "shri
 MEAN_GAIN, BETA2, BELIEF_GAIN = (tl.constexpr(SCALARS.index(name)) for name in ("mean_gain", "beta2", "belief_gain"))
 EPS, STEP_SIZE = (tl.constexpr(SCALARS.index(name)) for name in ("eps", "step_size"))
 ROOT_SCALE, OFFSET, BOUND = (tl.constexpr(SCALARS.index(name)) for name in ("root_scale", "offset", "bound"))
-ALPHA, SYNCHRONIZE, SKIP = (tl.constexpr(SCALARS.index(name)) for name in ("alpha", "synchronize", "skip"))
+ALPHA, SYNCHRONIZE = (tl.constexpr(SCALARS.index(name)) for name in ("alpha", "synchronize"))
+SKIP, STEP_NUMBER = (tl.constexpr(SCALARS.index(name)) for name in ("skip", "t"))
 
 P, M, S, S_MAX, SLOW = (tl.constexpr(PLACES.index(name)) for name in ("p", "m", "s", "s_max", "slow"))
 ELEMENTS, FIRST_CHUNK = (tl.constexpr(PLACES.index(name)) for name in ("elements", "first_chunk"))
@@ -48,9 +49,10 @@ def _scalars(
         step_size, root_scale = tl.load(c + STEP_SIZE).to(R), tl.load(c + ROOT_SCALE).to(R)
         offset, bound, alpha = tl.load(c + OFFSET).to(R), tl.load(c + BOUND).to(R), tl.load(c + ALPHA).to(R)
         synchronize, skip = tl.load(c + SYNCHRONIZE).to(R), tl.load(c + SKIP).to(R)
+        t = tl.load(c + STEP_NUMBER).to(R)
         return (
             gain, shrink, l2, mean_gain, beta2, belief_gain, eps,
-            step_size, root_scale, offset, bound, alpha, synchronize, skip,
+            step_size, root_scale, offset, bound, alpha, synchronize, skip, t,
         )  # fmt: skip
     else:
         return values
@@ -125,7 +127,7 @@ def _update_elements(
         size = size // 8 * 8  # changes nothing, but tells the compiler that no mask cuts an access of 128 bits
     (
         gain, shrink, l2, mean_gain, beta2, belief_gain, eps,
-        step_size, root_scale, offset, bound, alpha, synchronize, _,
+        step_size, root_scale, offset, bound, alpha, synchronize, _, _,
     ) = scalars  # fmt: skip
     i = tl.arange(0, BLOCK)
     inside = i < size
@@ -234,7 +236,7 @@ def _sum(
     p, g = _array(p, start, T, ALIGNED), _array(g, start, T, ALIGNED)
     m, s, s_max = _array(m, start, R, ALIGNED), _array(s, start, R, ALIGNED), _array(s_max, start, R, ALIGNED)
     (
-        gain, shrink, l2, mean_gain, beta2, belief_gain, eps, _, root_scale, offset, bound, _, _, _,
+        gain, shrink, l2, mean_gain, beta2, belief_gain, eps, _, root_scale, offset, bound, _, _, _, _,
     ) = scalars  # fmt: skip
     total = tl.full([BLOCK], 0.0, tl.float64)
     for begin in range(0, length, BLOCK):

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from adabelief import rule
 from adabelief.options import BETA, MAX_UPDATE, RATE, check, never_adaptive, never_adaptive_text, pair
-from adabelief.torch import finite, internals, launch, state
+from adabelief.torch import bits, finite, internals, launch, state
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
 from adabelief.torch.plan import Plan, Share
@@ -22,7 +22,10 @@ from adabelief.torch.update import Options, Recipe, Tensors, update
 
 Group = dict[str, Any]
 
-CHOOSING = ("foreach", "fused", "capturable", "differentiable", "amsgrad", "use_gc", "gc_conv_only", "gc_loc")
+CHOOSING = (
+    *("foreach", "fused", "capturable", "differentiable", "amsgrad", "use_gc", "gc_conv_only", "gc_loc"),
+    *("state_bits", "master_weight_bits", "stochastic_rounding"),
+)
 """Options that decide what a plan is; the others are read at every step."""
 
 RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "max_update")
@@ -184,10 +187,10 @@ class Base(Optimizer):
         """The tensors of a group's parameters that have a gradient, their state begun where it is missing."""
         tensors = Tensors.empty()
         self._init_group(group, tensors.params, tensors.grads, tensors.steps, *tensors.columns.values())
-        return tensors
+        return tensors.pick(list(range(len(tensors.params))))  # without the lists of what none of them has
 
     def _init_group(
-        self, group: Group, params: list[Tensor], grads: list[Tensor], steps: list[Tensor], *columns: list[Tensor]
+        self, group: Group, params: list[Tensor], grads: list[Tensor], steps: list[Tensor], *columns: list[Any]
     ) -> None:
         # torch.compile runs a method of this name, with empty lists as arguments, instead of tracing it.
         for p in group["params"]:
@@ -199,22 +202,15 @@ class Base(Optimizer):
                     f"{type(self).__name__} does not support sparse gradients (a parameter of shape "
                     f"{tuple(p.shape)} has one): use torch.optim.SparseAdam for it, or Embedding(sparse=False)"
                 )
-            refuse_conjugate(p)
-            entry = state.begin(
-                self.state[p],
-                p,
-                amsgrad=group["amsgrad"],
-                lookahead="k" in group,
-                capturable=group["capturable"],
-            )
+            state.refuse_conjugate(p)
+            entry = state.begin(self.state[p], p, group)
             if group["differentiable"]:
                 entry.update({name: x.clone() for name, x in entry.items() if name != state.STEP})
             params.append(p)
             grads.append(g)
             steps.append(entry[state.STEP])
             for (column, name), xs in zip(state.COLUMNS.items(), columns, strict=True):
-                if name in entry and (column != "s_max" or group["amsgrad"]):
-                    xs.append(entry[name])
+                xs.append(entry.get(name) if group["amsgrad"] or not column.startswith("s_max") else None)
 
     def _recipe(self, group: Group, skip: Tensor | None = None) -> Recipe:
         """What the scalars of a group's step follow from, in the form that it needs: numbers, or tensors if traced.
@@ -244,7 +240,8 @@ class Base(Optimizer):
         return rule.coefficients(t, lr=lr, **({name: group[name] for name in RULE} | {"betas": betas}), **more)
 
     def _options(self, group: Group) -> Options:
-        return Options(capturable=group["capturable"], fused=bool(group["fused"]))
+        chosen = {"fused": bool(group["fused"]), "dithered": bool(group["stochastic_rounding"])}
+        return Options(capturable=group["capturable"], **chosen)
 
     def _adaptive_from(self, group: Group) -> float:
         return rule.ADAPTIVE_FROM
@@ -261,6 +258,7 @@ class Base(Optimizer):
         pair("betas", group["betas"], *BETA, passes=_is_beta)
         for name in ("eps", "weight_decay"):
             check(name, group[name], *RATE)
+        bits.check(group)
         check("max_update", group["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
         if group["fused"]:
             others = [name for name in ("foreach", "differentiable") if group[name]]
@@ -273,9 +271,10 @@ class Base(Optimizer):
 
     def _check_parameters(self, group: Group) -> None:
         """Raises ValueError for parameters that a group cannot have."""
+        bits.check_parameters(group)
         for p in group["params"]:
             if not is_lazy(p):  # of which a step has to see what it became
-                refuse_conjugate(p)
+                state.refuse_conjugate(p)
         devices = {p.device.type for p in group["params"]} if group["fused"] else set()
         reason = next(filter(None, map(launch.unserved, devices)), None)
         if reason:
@@ -312,6 +311,7 @@ class Base(Optimizer):
             lines += [f"    {name}: {value}" for name, value in sorted(group.items()) if name != "params"]
             floor = rule.denominator_floor(group["eps"], float(group["betas"][1]))
             lines.append(f"    denominator floor: {floor:.2g} = sqrt(eps / (1 - beta2)) + eps")
+            lines += bits.described(group)
         return "\n".join([*lines, ")"])
 
 
@@ -323,15 +323,6 @@ def wanted(group: Group) -> bool:
         return False
     device = group["params"][0].device.type
     return device in launch.BY_DEFAULT and launch.unserved(device) is None
-
-
-def refuse_conjugate(p: Tensor) -> None:
-    """Raises for a lazily conjugated parameter, whose memory does not hold its values."""
-    if p.is_conj():
-        raise ValueError(
-            f"params: one of shape {tuple(p.shape)} is a lazy conjugate, which cannot be stepped in place; "
-            "make it of x.resolve_conj()"
-        )
 
 
 def _traced(group: Group) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adabelief.kernels.layout import STATE
+from adabelief.kernels.layout import KEPT
 from adabelief.options import centralized_dims
-from adabelief.torch import internals
+from adabelief.torch import internals, storage
 from adabelief.torch.launch import OnCpu, OnGpu, device_scalars, kernel_for, overlapping
 from adabelief.torch.operators import FOREACH
-from adabelief.torch.update import Options, Recipe, Scalars, Tensors, step, update
+from adabelief.torch.update import Options, Recipe, Scalars, Tensors, step_stored, update
 
 
 def compiled_update(tensors: Tensors, recipe: Recipe, options: Options) -> None:
@@ -25,26 +25,29 @@ def compiled_update(tensors: Tensors, recipe: Recipe, options: Options) -> None:
     types = [{type(p), type(g)} for p, g in zip(tensors.params, tensors.grads, strict=True)]
     plain = [i for i, kinds in enumerate(types) if kinds <= internals.PLAIN]
     others = [i for i, kinds in enumerate(types) if not kinds <= internals.PLAIN]
-    if plain:
-        ours = tensors.pick(plain)
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for i in plain:
+        alike[storage.flags(tensors.at(i), options)].append(i)
+    for indices in alike.values():  # so that a list has all of its tensors, or none
+        ours = tensors.pick(indices)
         scalars = device_scalars(ours.steps, recipe, ours.params[0].device)
-        _update(ours.params, ours.grads, *ours.columns.values(), scalars, options.gc_min_dim, options.gc_loc)
+        _update(ours.params, ours.grads, *ours.columns.values(), scalars, *options[:2], options.dithered)
     if others:
         update(tensors.pick(others), recipe, options, traced=True)
 
 
 @torch.library.custom_op(
     "adabelief::update",
-    mutates_args=("params", *STATE),
+    mutates_args=("params", *KEPT),
     schema="(Tensor(a!)[] params, Tensor[] grads, "
-    + "".join(f"Tensor({mark}!)[] {name}, " for mark, name in zip("bcdefgh", STATE, strict=False))
-    + "Tensor scalars, int gc_min_dim, bool gc_loc) -> ()",
+    + "".join(f"Tensor({mark}!)[] {name}, " for mark, name in zip("bcdefghijkl", KEPT, strict=False))
+    + "Tensor scalars, int gc_min_dim, bool gc_loc, bool dithered) -> ()",
 )
 def _update(params: list[Tensor], grads: list[Tensor], *state_and_rest: Any) -> None:
     """One step of a list of tensors; row i of `scalars` is the `Scalars` of tensor i."""
-    *columns, scalars, gc_min_dim, gc_loc = state_and_rest
-    tensors = Tensors(params, grads, [], dict(zip(STATE, columns, strict=True)))
-    options = Options(gc_min_dim, gc_loc, capturable=True, fused=True)
+    *columns, scalars, gc_min_dim, gc_loc, dithered = state_and_rest
+    tensors = Tensors(params, grads, [], dict(zip(KEPT, columns, strict=True)))
+    options = Options(gc_min_dim, gc_loc, capturable=True, fused=True, dithered=dithered)
     alike: dict[Any, list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         kind = kernel_for(tensors, i, options)
@@ -55,7 +58,7 @@ def _update(params: list[Tensor], grads: list[Tensor], *state_and_rest: Any) -> 
             for i in indices:  # one by one: of tensors that share memory the second starts where the first ends
                 one, c = tensors.pick([i]), row or Scalars(*scalars[i].tolist())
                 if not c.skip:
-                    step(one.reals(), c, options, [centralized_dims(params[i].ndim, gc_min_dim)], FOREACH)
+                    step_stored(one.reals(), c, options, [centralized_dims(params[i].ndim, gc_min_dim)], FOREACH)
         elif kind is OnGpu:
             rows = scalars[indices].to(device, non_blocking=True)
             OnGpu(tensors, indices, options).apply(rows, lookahead=True)

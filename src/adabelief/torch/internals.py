@@ -91,6 +91,20 @@ def part(tensor: Any) -> Tensor:
     return tensor.to_local() if local is None else local
 
 
+def placements(tensor: Any) -> Any:
+    """How a distributed tensor is spread over the dimensions of its mesh."""
+    return tensor.placements
+
+
+def distributed_as(tensor: Any, local: Tensor, shape: Any) -> Tensor:
+    """A distributed tensor of a shape, of which this process has a part, that lies as another one does."""
+    stride = torch.empty(shape, device="meta").stride()
+    made: Tensor = type(tensor).from_local(
+        local, tensor.device_mesh, tensor.placements, run_check=False, shape=torch.Size(shape), stride=stride
+    )
+    return made
+
+
 class Box(NamedTuple):
     """Where a process's part of a distributed tensor lies in the whole."""
 
@@ -120,6 +134,12 @@ def store() -> Any:
     """The key-value store by which the processes of the default group met; None where there is none to be had."""
     found: Callable[[], Any] | None = _named("torch.distributed.distributed_c10d", "_get_default_store", None)
     return found() if found and in_process_group() else None
+
+
+def start_of(tensor: Any) -> int:
+    """The index of the first element of this process's part, of a tensor that is sharded by its rows, in the whole."""
+    there = box(tensor)
+    return there.offset[0] * (tensor.numel() // max(1, tensor.shape[0])) if there and there.offset else 0
 
 
 def in_process_group() -> bool:

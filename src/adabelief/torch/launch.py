@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from adabelief.kernels import cpu
-from adabelief.kernels.layout import AMSGRAD, ARRAYS, CENTRALIZED_STEPS, LOOKAHEAD
+from adabelief.kernels.layout import AMSGRAD, CENTRALIZED_STEPS, EXPONENTS, LOOKAHEAD, row
 from adabelief.options import centralized_dims
-from adabelief.torch import internals, proof
+from adabelief.torch import internals, proof, storage
 from adabelief.torch.state import state_dtype
 from adabelief.torch.update import Options, Recipe, Scalars, Tensors, count
 
@@ -25,7 +25,7 @@ class OnCpu:
 
     def __init__(self, tensors: Tensors, indices: list[int], options: Options) -> None:
         self.indices = indices
-        self._flags = _flags(tensors, options)
+        self._flags = _flags(tensors, options) | storage.flags(tensors.at(indices[0]), options)
         self._table = cpu.Table([_row(tensors, i, options) for i in indices], _type_name(tensors.params[indices[0]]))
         self.counted = [tensors.steps[i].data_ptr() for i in indices if tensors.steps]
         """Addresses of the step numbers that the host counts."""
@@ -122,18 +122,19 @@ unserved = torch.compiler.assume_constant_result(unserved)  # type: ignore[no-un
 
 def kernel_for(tensors: Tensors, i: int, options: Options) -> type[OnCpu | OnGpu] | None:
     """What may step a tensor: its memory must be dense, aligned, and alike for its gradient and its state."""
-    arrays = list(tensors.at(i).values())
-    p, g, *state = arrays
+    named = tensors.at(i)
+    arrays = [x for name, x in named.items() if name not in EXPONENTS.values()]
+    p, g, *_ = arrays
     dims = centralized_dims(p.ndim, options.gc_min_dim)
     fits = (
         (options.fused or p.device.type in BY_DEFAULT)
         and not unserved(p.device.type)
-        and all(map(internals.is_plain, arrays))
-        and all(x.device == p.device for x in arrays)
+        and all(map(internals.is_plain, named.values()))
+        and all(x.device == p.device for x in named.values())
         and all(x.layout == torch.strided and not x.is_conj() and not x.is_neg() for x in arrays)
         and p.dtype in DTYPES
         and g.dtype == p.dtype
-        and all(x.dtype == state_dtype(p) for x in state)
+        and storage.fits(named, state_dtype(p), options)
         and all(x.shape == p.shape and x.stride() == p.stride() for x in arrays)
         and all(map(_aligned, arrays))
         and _dense(p)
@@ -184,8 +185,13 @@ def _row(tensors: Tensors, i: int, options: Options) -> list[int]:
     """The columns of a kernel's table."""
     arrays, p = tensors.at(i), tensors.params[i]
     rows = p.shape[0] if p.numel() and centralized_dims(p.ndim, options.gc_min_dim) else 0
-    addresses = [arrays[name].data_ptr() if name in arrays else 0 for name in ARRAYS]
-    return [*addresses, p.numel() * (2 if p.is_complex() else 1), rows]
+    return row(
+        **{name: x.data_ptr() for name, x in arrays.items()},
+        elements=p.numel() * (2 if p.is_complex() else 1),
+        rows=rows,
+        row_length=storage.row_length(p) if storage.coded(arrays, options) else 0,
+        first=tensors.starts[i] if tensors.starts else 0,
+    )
 
 
 def _type_name(p: Tensor) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from adabelief.options import centralized_dims
-from adabelief.torch import internals
+from adabelief.torch import internals, storage
 from adabelief.torch.update import Options, Tensors
 
 
@@ -22,15 +22,18 @@ def local(tensors: Tensors, options: Options) -> Tensors:
         return tensors
     params, grads = list(tensors.params), list(tensors.grads)
     columns = {name: list(xs) for name, xs in tensors.columns.items()}
+    starts = list(tensors.starts or [0] * len(params))
     for i in indices:
         arrays = tensors.at(i)
         if not _apart(list(arrays.values()), options):
             continue
         params[i], grads[i] = internals.part(arrays["p"]), internals.part(arrays["g"])
         for name, xs in columns.items():
-            if xs:
+            if name in arrays:
                 xs[i] = internals.part(arrays[name])
-    return Tensors(params, grads, tensors.steps, columns)
+        if storage.coded(arrays, options):
+            starts[i] = internals.start_of(arrays["p"])
+    return Tensors(params, grads, tensors.steps, columns, starts)
 
 
 def _apart(arrays: list[Tensor], options: Options) -> bool:

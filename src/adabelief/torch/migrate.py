@@ -28,6 +28,9 @@ computes the step, is the class's own."""
 
 RENAMED = {"decoupled_decay": "weight_decouple"}
 
+OWN = {"state_bits", "master_weight_bits", "stochastic_rounding"}
+"""Options that say how this optimizer stores what it loads: a checkpoint's have no say in it."""
+
 
 def from_adam(state_dict: StateDict) -> StateDict:
     """The state_dict of a torch.optim.Adam or AdamW as one that an AdaBelief goes on from; the given one is left alone.
@@ -79,7 +82,7 @@ def migrated(state_dict: StateDict, optimizer: Optimizer) -> StateDict:
     current = [{k: v for k, v in g.items() if k not in ("params", "param_names")} for g in optimizer.param_groups]
     if len(groups) == len(current):  # otherwise torch's own loading says what is wrong
         groups = [
-            own | {RENAMED.get(k, k): v for k, v in group.items() if k not in CACHES}
+            own | {RENAMED.get(k, k): v for k, v in group.items() if k not in CACHES | OWN}
             for own, group in zip(current, groups, strict=True)
         ]
     ranger = any("step_counter" in group for group in state_dict["param_groups"])

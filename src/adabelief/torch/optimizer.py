@@ -70,6 +70,21 @@ class AdaBelief(Base):
             tensors through the one in Triton. That one serves ROCm tensors too, but has not been run on any: there it
             is for those who ask with True. What a kernel does not take (a gradient whose layout is not that of its
             parameter) goes through foreach. With True the GradScaler leaves unscaling to the step, as with torch's own.
+        state_bits: In how many bits m and s are kept, 32, 16 or 8, or a pair for the two, as in `(16, 8)`; the largest
+            s goes with s. 8 bits are codes with an exponent for every 256 neighbours within a row (2.01 bytes a
+            parameter for both instead of 8), 16 are bf16; both are rounded by a dither that depends on element and step
+            alone (`adabelief.codes`), so that small changes are not lost. The step itself is taken in float32. Where a
+            number is inf or nan, all of its block reads as nan in the next step. Tensors of fewer than 4,096 elements,
+            with rows of fewer than 64, in double precision or complex keep their state as it is, and so do those of one
+            dimension that are sharded. Checkpoints of all kinds load into each other: this optimizer's option decides.
+            On GPUs such tensors go through foreach.
+        master_weight_bits: For parameters in bfloat16: keep 24 or 32 bits of each weight, of which the parameter itself
+            is the nearest bfloat16 (ties away from 0), the lower 8 or 16 in the state (`weight_rest`). 32 bits are
+            float32's own numbers, 24 are rounded by the dither. Where someone else writes the weight between steps,
+            that holds, to less than a unit. Collectives know no int16: a full (unsharded) state_dict of distributed
+            tensors needs 24.
+        stochastic_rounding: For parameters in bfloat16: round weights by the dither instead of to the nearest, so that
+            steps below half a unit count on average, without any state.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.
@@ -111,6 +126,9 @@ class AdaBelief(Base):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_bits: int | tuple[int, int] = 32,
+        master_weight_bits: int | None = None,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -131,6 +149,9 @@ class AdaBelief(Base):
                 capturable=capturable,
                 differentiable=differentiable,
                 fused=fused,
+                state_bits=state_bits,
+                master_weight_bits=master_weight_bits,
+                stochastic_rounding=stochastic_rounding,
             ),
         )
 
@@ -172,6 +193,9 @@ class AdaBeliefW(AdaBelief):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_bits: int | tuple[int, int] = 32,
+        master_weight_bits: int | None = None,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -191,6 +215,9 @@ class AdaBeliefW(AdaBelief):
             capturable=capturable,
             differentiable=differentiable,
             fused=fused,
+            state_bits=state_bits,
+            master_weight_bits=master_weight_bits,
+            stochastic_rounding=stochastic_rounding,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

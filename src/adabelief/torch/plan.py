@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from adabelief.kernels import cpu
-from adabelief.torch import internals
+from adabelief.torch import internals, storage
 from adabelief.torch.launch import OnCpu, OnGpu, kernel_for, overlapping
 from adabelief.torch.local import local
 from adabelief.torch.proof import Held, Proof
@@ -45,7 +45,7 @@ class Part:
             kind = kernel_for(tensors, i, options)
             if kind:  # those of one launch have one row of scalars, and so one step number
                 number = None if kind is OnGpu and options.capturable else tensors.steps[i].item()
-                alike[kind, p.device, p.dtype.to_real(), number].append(i)
+                alike[kind, p.device, p.dtype.to_real(), storage.flags(tensors.at(i), options), number].append(i)
         if any(overlapping(tensors, indices) for indices in alike.values()):
             alike.clear()
         self.launches: list[OnCpu | OnGpu] = [kind(tensors, each, options) for (kind, *_), each in alike.items()]

@@ -25,7 +25,7 @@
 typedef struct Object Object;
 typedef void *Tensor; /* what torch's C interface takes: the address of a pointer to the tensor itself */
 
-enum { MOST = 8 }; /* tensors of a parameter's state at most: its columns, and the step number */
+enum { MOST = 12 }; /* tensors of a parameter's state at most: its columns, and the step number */
 
 typedef struct {
     /* Python: PyDict_Next, PyDict_Size, PyDict_GetItemWithError, PyList_Size, PyList_GetItem, PyObject_GetAttr,
@@ -55,6 +55,7 @@ typedef struct {
     int64_t words;                    /* of a tensor's object that precede its pointer to the tensor itself */
     int64_t type_words;               /* and that precede the pointer to its type */
     int64_t names;                    /* of a parameter's state, the step number last */
+    int64_t alike;                    /* of these, from the first on, those with the parameter's shape; exponents follow */
     /* objects; dtensor_type is None until there are distributed tensors */
     Object *none, *yes, *tensor_type, *parameter_type, *dtensor_type, *grad, *local, *spec, *is_neg, *is_conj, *name[MOST];
 } Api;
@@ -70,12 +71,13 @@ typedef struct {
 } Shape;
 
 /* One parameter of the plan: itself and its state, 0 where it has no such tensor, and where they were. Of distributed
- * tensors (is_local) it is their parts in this process that count. */
+ * tensors (is_local) it is their parts in this process that count. `blocks` are the elements of the exponents of its codes,
+ * which have one shape. */
 typedef struct {
     Object *entry, *objects[1 + MOST];
     Place places[1 + MOST];
-    Shape shape;
-    int64_t elements, g_address, is_complex, is_local;
+    Shape shape, exponents;
+    int64_t elements, blocks, g_address, is_complex, is_local;
 } Row;
 
 /* How many tensors are held for each row while a kernel runs: the parameter, its state and, last, its gradient. */
@@ -167,13 +169,13 @@ static int unmoved(const Api *api, const Row *row, Object **held) {
     Shape shape;
     for (int64_t i = 0; i <= api->names; i++) {
         const Place *then = &row->places[i];
-        int is_step = i == api->names;
+        int is_step = i == api->names, is_exponents = i > api->alike && !is_step;
         Object *object = row->objects[i];
         if (!object) continue;
         if (!(held[i] = inner(api, object, row->is_local && !is_step))) return 0;
         if (!look(api, held[i], &now, &shape) || now.address != then->address || !same_kind(&now, then)) return 0;
-        if (is_step ? shape.dim != 0 : !same_shape(&shape, &row->shape)) return 0;
-        if (!stored(api, held[i], &now, is_step ? 1 : row->elements, then->item)) return 0;
+        if (is_step ? shape.dim != 0 : !same_shape(&shape, is_exponents ? &row->exponents : &row->shape)) return 0;
+        if (!stored(api, held[i], &now, is_step ? 1 : is_exponents ? row->blocks : row->elements, then->item)) return 0;
         if (!is_step && altered(api, held[i], row)) return 0;
     }
     return 1;
@@ -290,23 +292,29 @@ EXPORT int64_t adabelief_row_bytes(void) { return sizeof(Row); }
 
 EXPORT int64_t adabelief_most(void) { return MOST; }
 
+/* Copies a shape to where it lasts. */
+static void keep_shape(Shape *shape, int64_t *room) {
+    size_t bytes = (size_t)shape->dim * sizeof(int64_t);
+    shape->sizes = memcpy(room, shape->sizes, bytes);
+    shape->strides = memcpy(room + shape->dim, shape->strides, bytes);
+}
+
 /* Notes a parameter and its state's tensors (0 where there is none), and the dict that holds these. `items` are the bytes
- * of an element of each. Needs room for 2 dim numbers in `numbers`. Returns 0 where it cannot. */
+ * of an element of each. Needs room for 2 dim + 4 numbers in `numbers`. Returns 0 where it cannot. */
 EXPORT _Bool adabelief_note(const Api *api, Row *row, Object *entry, Object *const *objects, const int32_t *items,
-                          int64_t elements, int is_complex, int is_local, int64_t *numbers) {
-    Shape shape;
-    row->entry = entry, row->elements = elements, row->is_complex = is_complex, row->is_local = is_local;
-    row->g_address = 0;
+                          int64_t elements, int64_t blocks, int is_complex, int is_local, int64_t *numbers) {
+    Shape other;
+    row->entry = entry, row->elements = elements, row->blocks = blocks;
+    row->is_complex = is_complex, row->is_local = is_local, row->g_address = 0;
     for (int64_t i = 0; i <= api->names; i++) {
         row->objects[i] = objects[i];
         if (!objects[i]) continue;
         Object *tensor = inner(api, objects[i], is_local && i != api->names);
-        int found = tensor && look(api, tensor, &row->places[i], i ? &shape : &row->shape);
-        if (found && !i) { /* before the tensor may go */
-            size_t bytes = (size_t)row->shape.dim * sizeof(int64_t);
-            row->shape.sizes = memcpy(numbers, row->shape.sizes, bytes);
-            row->shape.strides = memcpy(numbers + row->shape.dim, row->shape.strides, bytes);
-        }
+        int is_exponents = i > api->alike && i < api->names;
+        Shape *shape = i == 0 ? &row->shape : is_exponents ? &row->exponents : &other;
+        int found = tensor && look(api, tensor, &row->places[i], shape) && (!is_exponents || shape->dim == 2);
+        if (found && shape != &other) /* before the tensor may go */
+            keep_shape(shape, numbers + (is_exponents ? 2 * row->shape.dim : 0));
         if (tensor) api->release(tensor);
         if (!found) {
             api->clear_error();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adabelief.kernels.layout import STATE
 from adabelief.kernels.library import NOT_COMPILED, library
-from adabelief.torch import internals
+from adabelief.torch import internals, storage
 from adabelief.torch.state import NAMES
 
 _PYTHON = {
@@ -54,7 +56,7 @@ class _Api(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in (*_PYTHON, *_TORCH)),
-        *((name, ctypes.c_int64) for name in ("words", "type_words", "names")),
+        *((name, ctypes.c_int64) for name in ("words", "type_words", "names", "alike")),
         *((name, ctypes.c_void_p) for name in _OBJECTS),
     ]
 
@@ -116,26 +118,27 @@ class Proof:
         self._arrays = [*map(_ids, (params, state, list(state.values()), without)), begins, at]
         row_bytes = compiled.adabelief_row_bytes()
         self._rows = np.zeros(max(1, len(moving)) * row_bytes, dtype=np.uint8)
-        shapes = np.zeros(max(1, sum(2 * p.ndim for p in moving)), dtype=np.int64)
+        shapes = np.zeros(max(1, sum(2 * p.ndim + 4 for p in moving)), dtype=np.int64)
         self.gradients = np.zeros(len(moving), dtype=np.int64)
         room, self._noted = shapes.ctypes.data, True
         for i, p in enumerate(moving):
             entry, is_local = state[p], internals.is_distributed(p)
             if is_local:
                 self._api.dtensor_type = id(type(p))
-            tensors = [p, *map(entry.get, NAMES)]
+            tensors, part = [p, *map(entry.get, NAMES)], internals.part(p) if is_local else p
             self._noted &= compiled.adabelief_note(
                 ctypes.byref(self._api),
                 self._rows.ctypes.data + i * row_bytes,
                 id(entry),
                 (ctypes.c_void_p * len(tensors))(*(None if x is None else id(x) for x in tensors)),
                 (ctypes.c_int32 * len(tensors))(*(0 if x is None else x.element_size() for x in tensors)),
-                (internals.part(p) if is_local else p).numel(),
+                part.numel(),
+                math.prod(storage.exponents_shape(part)) if part.ndim else 0,
                 p.is_complex(),
                 is_local,
                 room,
             )
-            room += 2 * p.ndim * shapes.itemsize
+            room += (2 * p.ndim + 4) * shapes.itemsize
         self._shapes = shapes
         self._plan = _Plan(
             *(len(params), len(state), len(moving), len(without)),
@@ -208,13 +211,13 @@ def _load() -> tuple[ctypes.PyDLL, _Api] | str:
     except (OSError, AttributeError) as error:
         return f"{built.name} does not go with torch {torch.__version__} ({error})"
     objects = {name: id(value) for name, value in _OBJECTS.items()}
-    api = _Api(**functions, words=words, type_words=type_words, names=len(NAMES), **objects)
+    api = _Api(**functions, words=words, type_words=type_words, names=len(NAMES), alike=len(STATE), **objects)
     pointer, int64, py_object = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
     loaded.adabelief_holds.argtypes = [pointer, pointer, *[py_object] * 3, pointer, pointer, pointer]
     loaded.adabelief_release.argtypes, loaded.adabelief_release.restype = [pointer, pointer, int64], None
     loaded.adabelief_row_bytes.restype = loaded.adabelief_most.restype = int64
     loaded.adabelief_note.restype = ctypes.c_bool
-    loaded.adabelief_note.argtypes = [*[pointer] * 5, int64, ctypes.c_int, ctypes.c_int, pointer]
+    loaded.adabelief_note.argtypes = [*[pointer] * 5, int64, int64, ctypes.c_int, ctypes.c_int, pointer]
     if loaded.adabelief_most() < len(NAMES):
         return f"{built.name} was compiled from another version of this package: install it again"
     return loaded, api

@@ -58,6 +58,9 @@ class RangerAdaBelief(Base):
         capturable: Keep step counts on the parameters' device, for CUDA graphs.
         differentiable: Let autograd record the step.
         fused: As in `AdaBelief`.
+        state_bits: As in `AdaBelief`; the slow weights are kept as they are.
+        master_weight_bits: As in `AdaBelief`.
+        stochastic_rounding: As in `AdaBelief`.
 
     Raises:
         ValueError: If an option, of the optimizer or of a group, is out of its range.
@@ -100,6 +103,9 @@ class RangerAdaBelief(Base):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_bits: int | tuple[int, int] = 32,
+        master_weight_bits: int | None = None,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -126,6 +132,9 @@ class RangerAdaBelief(Base):
                 capturable=capturable,
                 differentiable=differentiable,
                 fused=fused,
+                state_bits=state_bits,
+                master_weight_bits=master_weight_bits,
+                stochastic_rounding=stochastic_rounding,
             ),
         )
 

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from adabelief.kernels.layout import EXPONENTS
+from adabelief.torch import bits, storage
 from adabelief.torch.migrate import migrated
 
 State = dict[str, Any]
 
-COLUMNS = {"m": "exp_avg", "s": "exp_avg_var", "s_max": "max_exp_avg_var", "slow": "slow_buffer"}
-"""What a state_dict calls the columns of `kernels.layout.STATE`; the only such map."""
+COLUMNS = {"m": "exp_avg", "s": "exp_avg_var", "s_max": "max_exp_avg_var", "slow": "slow_buffer", "rest": "weight_rest"}
+COLUMNS |= {name: f"{COLUMNS[column]}_exponents" for column, name in EXPONENTS.items()}
+"""What a state_dict calls the arrays of `kernels.layout.KEPT`; the only such map."""
 
 STEP = "step"
 """The step number: float32, a tensor without dimensions."""
@@ -28,29 +31,36 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, torch.float32)
 
 
-def begin(state: State, p: Tensor, *, amsgrad: bool, lookahead: bool, capturable: bool) -> State:
-    """Fills in what is missing of p's state: zeros, and for Lookahead's slow weights p itself.
+def refuse_conjugate(p: Tensor) -> None:
+    """Raises for a lazily conjugated parameter, whose memory does not hold its values."""
+    if p.is_conj():
+        raise ValueError(
+            f"params: one of shape {tuple(p.shape)} is a lazy conjugate, which cannot be stepped in place; "
+            "make it of x.resolve_conj()"
+        )
 
-    What is there follows p to another type, and the step number to where it is read: a framework that moves a whole
-    state to a device and back moves it too.
+
+def begin(state: State, p: Tensor, group: dict[str, Any]) -> State:
+    """Fills in what is missing of the state of p in a group: zeros, and for Lookahead's slow weights p itself.
+
+    What is there follows p to another type and the group to other codes, and the step number to where it is read: a
+    framework that moves a whole state to a device and back moves it too.
     """
-    place = p.device if capturable else torch.device("cpu")
+    place = p.device if group["capturable"] else torch.device("cpu")
     step = state.get(STEP)
     if step is None:
         state[STEP] = torch.zeros((), dtype=torch.float32, device=place)
     elif step.dtype != torch.float32 or step.device.type != place.type:
         state[STEP] = step.to(place, torch.float32)
-    dtype = state_dtype(p)
-    for column, name in COLUMNS.items():
-        if (column == "s_max" and not amsgrad) or (column == "slow" and not lookahead):
-            continue
-        x = state.get(name)
-        if x is None and column == "slow":
-            state[name] = p.to(dtype, memory_format=torch.preserve_format, copy=True)
-        elif x is None:
-            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        elif x.dtype != dtype:
-            state[name] = x.to(dtype)
+    for column in EXPONENTS:
+        if column != "s_max" or group["amsgrad"]:
+            bits.stored_as(state, p, column, COLUMNS, bits.bits_of(p, column, group["state_bits"]))
+    bits.rest_stored_as(state, p, COLUMNS["rest"], group["master_weight_bits"])
+    slow, dtype = state.get(COLUMNS["slow"]), state_dtype(p)
+    if "k" in group and slow is None:
+        state[COLUMNS["slow"]] = p.to(dtype, memory_format=torch.preserve_format, copy=True)
+    elif slow is not None and slow.dtype != dtype:
+        state[COLUMNS["slow"]] = slow.to(dtype)
     return state
 
 
@@ -73,6 +83,7 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
+        _check_codes(loaded, optimizer)
         return loaded
 
     def restore(optimizer: Optimizer) -> None:
@@ -83,7 +94,18 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
                 if name == STEP:
                     optimizer.state[p][name] = optimizer.state[p][name].clone()  # torch shares it
                 elif isinstance(value, Tensor):
-                    optimizer.state[p][name] = value.to(p.device, state_dtype(p), copy=True)
+                    coded = value.dtype in storage.CODED
+                    dtype = value.dtype if coded else state_dtype(p)
+                    optimizer.state[p][name] = value.to(p.device, dtype, copy=True)
+        for group in optimizer.param_groups:  # the options are the group's own, whatever the checkpoint's were
+            for p in group["params"]:
+                entry = optimizer.state.get(p, {})
+                if COLUMNS["rest"] in entry:
+                    bits.rest_stored_as(entry, p, COLUMNS["rest"], group["master_weight_bits"])
+                for column in EXPONENTS:
+                    if COLUMNS[column] in entry:
+                        its_bits = bits.bits_of(p, column, group["state_bits"])
+                        bits.stored_as(entry, p, column, COLUMNS, its_bits)
 
     hooks = (
         optimizer.register_load_state_dict_pre_hook(translate),
@@ -94,3 +116,33 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
+    """Raises ValueError for the first codes whose exponents are not theirs."""
+    saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, p in zip(saved_ids, params, strict=False):  # torch says where there are more or fewer
+        entry = state_dict["state"].get(i, {})
+        rest = entry.get(COLUMNS["rest"])
+        if rest is not None and (rest.dtype not in storage.RESTS.values() or rest.shape != p.shape):
+            raise ValueError(
+                f"state_dict: {COLUMNS['rest']} of parameter {i} must be of shape {tuple(p.shape)} in int8 or int16, "
+                f"got {tuple(rest.shape)} in {rest.dtype}; load a checkpoint of this model"
+            )
+        for column, its in EXPONENTS.items():
+            x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
+            if not isinstance(x, Tensor) or (x.dtype != torch.uint8 and exponents is None):
+                continue
+            shape = storage.exponents_shape(p)
+            if x.dtype != torch.uint8 or x.shape != p.shape:
+                raise ValueError(
+                    f"state_dict: {COLUMNS[column]} of parameter {i} must be codes of shape {tuple(p.shape)} in uint8, "
+                    f"got {tuple(x.shape)} in {x.dtype}; load a checkpoint of this model"
+                )
+            if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
+                found = f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
+                raise ValueError(
+                    f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
+                    f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
+                )

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adabelief.kernels.layout import STATE
+from adabelief.kernels.layout import KEPT
 from adabelief.options import centralized_dims
 from adabelief.rule import Coefficients, Floats
-from adabelief.torch import internals
+from adabelief.torch import internals, storage
 from adabelief.torch.operators import FOREACH, ONE_BY_ONE, Operators
 
 CPU_BUCKET_BYTES = 2**20
@@ -34,16 +34,20 @@ class Tensors(NamedTuple):
     grads: list[Tensor]
     steps: list[Tensor]
     columns: dict[str, list[Tensor]]
-    """The state, by the names of `kernels.layout.STATE`; the lists of what is not used are empty."""
+    """The state, by the names of `kernels.layout.KEPT`; the lists of what is not used are empty, and None stands where
+    only others use it."""
+    starts: list[int] = []  # noqa: RUF012 - never changed
+    """The index of each one's first element in the whole that it is a part of; where there are none, 0."""
 
     @classmethod
     def empty(cls) -> Tensors:
         """Lists to be filled."""
-        return cls([], [], [], {name: [] for name in STATE})
+        return cls([], [], [], {name: [] for name in KEPT})
 
     def at(self, i: int) -> dict[str, Tensor]:
         """The arrays of one parameter by the names of `kernels.layout.ARRAYS`."""
-        return {"p": self.params[i], "g": self.grads[i], **{name: xs[i] for name, xs in self.columns.items() if xs}}
+        kept = {name: xs[i] for name, xs in self.columns.items() if xs and xs[i] is not None}
+        return {"p": self.params[i], "g": self.grads[i], **kept}
 
     def pick(self, indices: list[int]) -> Tensors:
         """The tensors at these indices."""
@@ -51,11 +55,13 @@ class Tensors(NamedTuple):
 
     def reals(self) -> Tensors:
         """Complex tensors as pairs of reals, in the same memory (of a lazily conjugated gradient, in a copy)."""
-        return self._map(lambda xs: [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in xs])
+        return self._map(lambda xs: [torch.view_as_real(x.resolve_conj()) if _is_complex(x) else x for x in xs])
 
-    def _map(self, f: Callable[[list[Tensor]], list[Tensor]]) -> Tensors:
-        columns = {name: f(xs) if xs else [] for name, xs in self.columns.items()}
-        return Tensors(f(self.params), f(self.grads), f(self.steps) if self.steps else [], columns)
+    def _map(self, f: Callable[[list[Any]], list[Any]]) -> Tensors:
+        lists = {name: f(xs) if xs else [] for name, xs in self.columns.items()}
+        columns = {name: xs if any(x is not None for x in xs) else [] for name, xs in lists.items()}
+        steps, starts = (f(xs) if xs else [] for xs in (self.steps, self.starts))
+        return Tensors(f(self.params), f(self.grads), steps, columns, starts)
 
 
 class Scalars(NamedTuple):
@@ -78,6 +84,8 @@ class Scalars(NamedTuple):
     """Whether Lookahead is due."""
     skip: Any
     """Whether nothing at all is to happen, steps are not even counted."""
+    t: Any
+    """The step number, for what is rounded."""
 
 
 class Recipe(NamedTuple):
@@ -94,7 +102,7 @@ class Recipe(NamedTuple):
     def scalars(self, t: Any, xp: Any = Floats) -> Scalars:
         """The scalars of step t, in any array namespace."""
         synchronize = t % self.k == 0 if self.k else False
-        return Scalars(self.gain, *self.coefficients(t, xp=xp), self.alpha, synchronize, self.skip)
+        return Scalars(self.gain, *self.coefficients(t, xp=xp), self.alpha, synchronize, self.skip, t)
 
 
 class Options(NamedTuple):
@@ -108,6 +116,8 @@ class Options(NamedTuple):
     """Step numbers are on the parameters' device, and so is all that follows from them."""
     fused: bool = False
     """A kernel was asked for, on devices too whose kernel is not the default."""
+    dithered: bool = False
+    """Weights are rounded by the dither of their state's codes, not to the nearest."""
 
 
 def update(
@@ -138,6 +148,10 @@ def update(
     traced = traced or any(type(step) is not Tensor for step in tensors.steps)
     count(tensors.steps, 0.0 if skip is None else skip)
     numbers: list[Any] = list(tensors.steps) if traced else [step.item() for step in tensors.steps]
+    if not recorded:
+        limit = CPU_BUCKET_BYTES if tensors.params[0].device.type == "cpu" else BUCKET_BYTES
+        tensors, owners = storage.cut(tensors, options, limit)
+        numbers = [numbers[i] for i in owners]
     dims = [centralized_dims(p.ndim, options.gc_min_dim) for p in tensors.params]
     if recorded:
         for i, t in enumerate(numbers):
@@ -148,14 +162,15 @@ def update(
     for operators, indices in _buckets(tensors, numbers, foreach, traced):
         bucket = tensors.pick(indices).reals()
         if traced:
-            m = bucket.columns["m"][0]
-            t = torch.stack(bucket.steps).to(m.device, m.dtype)  # where a learning rate may be too
+            p = bucket.params[0]  # whose device a learning rate may be on too
+            t = torch.stack(bucket.steps).to(p.device, torch.promote_types(p.dtype, torch.float32))
             scalars = Scalars(*(_each(x, len(indices)) for x in recipe.scalars(t, torch)))
         else:
             scalars = recipe.scalars(numbers[indices[0]])
-        written = [] if skip is None else [x for xs in (bucket.params, *bucket.columns.values()) for x in xs]
+        arrays = [bucket.params, *bucket.columns.values()] if skip is not None else []
+        written = [x for xs in arrays for x in xs if x is not None]
         kept = [x.clone() for x in written]
-        step(bucket, scalars, options, [dims[i] for i in indices], operators)
+        step_stored(bucket, scalars, options, [dims[i] for i in indices], operators)
         if skip is not None:
             for x, before in zip(written, kept, strict=True):
                 x.copy_(torch.where(skip.to(x.device) == 0, x, before))
@@ -168,6 +183,15 @@ def count(steps: list[Tensor], skip: Any) -> None:
         torch._foreach_add_(steps, [due.to(step) for step in steps])
     else:
         torch._foreach_add_(steps, 1.0 - skip)
+
+
+def step_stored(
+    tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, ...]], operators: Operators
+) -> None:
+    """The update in place, of tensors of the same types, however their state is stored."""
+    floats = storage.opened(tensors, options)
+    step(floats, c, options, dims, operators)
+    storage.close(tensors, floats, c.t)
 
 
 def record_step(tensors: Tensors, c: Scalars, options: Options, dims: tuple[int, ...]) -> None:
@@ -198,7 +222,7 @@ def step(tensors: Tensors, c: Scalars, options: Options, dims: list[tuple[int, .
     `d` is the only temporary: first g − m, then (in the same memory) the denominator.
     """
     params, grads = tensors.params, tensors.grads
-    m, s, s_max, slow = (tensors.columns[name] for name in STATE)
+    m, s, s_max, slow = (tensors.columns[name] for name in ("m", "s", "s_max", "slow"))
     dtype = m[0].dtype
     narrow, centralize = params[0].dtype != dtype, any(dims)
     scaled, decayed = not _is(c.gain, 1.0), not _is(c.l2, 0.0)
@@ -289,13 +313,17 @@ def _buckets(
         room = limit = CPU_BUCKET_BYTES if device.type == "cpu" else BUCKET_BYTES
         bucket: list[int] = []
         for i in indices:
-            size = tensors.columns["m"][i].numel() * tensors.columns["m"][i].element_size()
+            size = tensors.columns["m"][i].numel() * max(4, tensors.columns["m"][i].element_size())
             if bucket and size > room:
                 yield together, bucket
                 bucket, room = [], limit
             bucket.append(i)
             room -= size
         yield ONE_BY_ONE if one_by_one else together, bucket
+
+
+def _is_complex(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_complex()
 
 
 def _each(x: Any, n: int) -> Any:

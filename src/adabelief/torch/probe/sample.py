@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from adabelief import rule
+from adabelief.kernels.layout import EXPONENTS
 from adabelief.options import centralized_dims
 from adabelief.torch import internals
 from adabelief.torch.base import Base
 from adabelief.torch.probe.measure import Layer, Numbers
 from adabelief.torch.state import COLUMNS, STEP
+from adabelief.torch.storage import decoded
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, are spread evenly: by as much a place moves within its stretch, along no row or column."""
@@ -45,7 +47,7 @@ def is_readable(optimizer: Any) -> bool:
 def stepped(optimizer: Optimizer) -> list[tuple[tuple[int, int], tuple[Tensor, ...]]]:
     """What a step has just stepped: places, with parameter, gradient, m, s and step number.
 
-    torch.compile can trace it. Of state that is kept in other forms, nothing is known here.
+    torch.compile can trace it. State in fewer bits comes as the float32 that it stands for.
     """
     found: list[tuple[tuple[int, int], tuple[Tensor, ...]]] = []
     for i, group in enumerate(optimizer.param_groups):
@@ -54,7 +56,11 @@ def stepped(optimizer: Optimizer) -> list[tuple[tuple[int, int], tuple[Tensor, .
         for j, p in enumerate(group["params"]):
             if p.grad is not None and p in optimizer.state and second in optimizer.state[p]:
                 state = optimizer.state[p]
-                found.append(((i, j), (p, p.grad, state[COLUMNS["m"]], state[second], state[STEP])))
+                m, s = state[COLUMNS["m"]], state[second]
+                if isinstance(optimizer, Base):
+                    m = decoded(m, state.get(COLUMNS[EXPONENTS["m"]]), "m")
+                    s = decoded(s, state.get(f"{second}_exponents"), "s")
+                found.append(((i, j), (p, p.grad, m, s, state[STEP])))
     return found
 
 
