@@ -16,7 +16,7 @@ from adabelief.torch.migrate import migrated
 State = dict[str, Any]
 
 COLUMNS = {"m": "exp_avg", "s": "exp_avg_var", "s_max": "max_exp_avg_var", "slow": "slow_buffer", "rest": "weight_rest"}
-COLUMNS |= {name: f"{COLUMNS[column]}_exponents" for column, name in EXPONENTS.items()}
+COLUMNS |= {name: name.replace(column, COLUMNS[column], 1) for column, name in EXPONENTS.items()}
 """What a state_dict calls the arrays of `kernels.layout.KEPT`; the only such map."""
 
 STEP = "step"
