@@ -20,7 +20,7 @@ TARGETS = {"A100": ("cuda", 80, 32), "H100": ("cuda", 90, 32), "MI300": ("hip", 
 
 INSTRUCTIONS = {
     "cuda": (r"\bld\.global\.(v4\.b32|v2\.b64)\b", r"\bst\.global\.(v4\.b32|v2\.b64)\b"),
-    "hip": (r"\bglobal_load_dwordx4\b", r"\bglobal_store_dwordx4\b"),
+    "hip": (r"\b(?:global|buffer)_load_dwordx4\b", r"\b(?:global|buffer)_store_dwordx4\b"),
 }
 """Loads and stores of 128 bits."""
 

@@ -137,6 +137,6 @@ def test_bad_arguments_are_named(options, message):
 
 def test_flat_parameters_are_refused():
     model = nn.Linear(2, 2)
-    model.register_parameter("_flat_param", nn.Parameter(torch.zeros(6)))
+    model.weight._is_flat_param = True
     with pytest.raises(ValueError, match="wrap it with use_orig_params=True"):
         parameter_groups(model, 0.1)

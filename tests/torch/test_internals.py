@@ -84,6 +84,7 @@ WITHOUT = {
     "_accelerator_graph_capture_health_check": [(Optimizer, GRAPH_CHECKS[0])],
     "_cuda_graph_capture_health_check": [(Optimizer, name) for name in GRAPH_CHECKS],
     "_is_gil_enabled": [(sys, "_is_gil_enabled")],
+    "_get_default_store": [(torch.distributed.distributed_c10d, "_get_default_store")],
 }
 """From a name to where it is taken away."""
 

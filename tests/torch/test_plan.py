@@ -171,13 +171,15 @@ def test_fused_is_the_choice_on_the_cpu():
 ASKING = [({}, False), ({"capturable": True}, False), ({"fused": True}, True)]
 
 
-def test_on_gpus_the_kernel_is_for_those_who_ask(monkeypatch):
-    """Until it has been run on one."""
+@pytest.mark.parametrize("by_default", [{"cpu", "cuda"}, {"cpu"}], ids=["CUDA", "ROCm"])
+def test_on_gpus_the_kernel_is_the_default_where_it_has_been_run(monkeypatch, by_default):
+    """On the others it is for those who ask."""
     monkeypatch.setattr(launch, "unserved", lambda device_type: None)
+    monkeypatch.setattr(launch, "BY_DEFAULT", by_default)
     with FakeTensorMode():
         params = [torch.nn.Parameter(torch.ones(3, device="cuda"))]
     for options, chosen in ASKING:
-        assert wanted(AdaBelief(params, **options).param_groups[0]) is chosen
+        assert wanted(AdaBelief(params, **options).param_groups[0]) is (chosen or "cuda" in by_default)
 
 
 @needs_kernel

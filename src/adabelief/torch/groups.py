@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from adabelief.options import RATE, SHARE, check
+from adabelief.torch import internals
 
 UNDECAYED = (
-    nn.modules.batchnorm._NormBase,  # BatchNorm, SyncBatchNorm, InstanceNorm
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     nn.GroupNorm,
     nn.LayerNorm,
     nn.RMSNorm,
@@ -105,7 +107,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
     for path, module in model.named_modules():
         kept = isinstance(module, UNDECAYED) or bool(UNDECAYED_CLASS.search(type(module).__name__))
         for own, p in module.named_parameters(recurse=False):
-            if own == "_flat_param":
+            if internals.is_flat(p, pieces=False):
                 raise ValueError(
                     f"{path or 'the model'} is sharded into flat parameters, in which all kinds lie together: wrap it "
                     "with use_orig_params=True, or use fully_shard"

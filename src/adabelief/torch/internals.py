@@ -148,9 +148,9 @@ def in_process_group() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def is_flat(p: Tensor) -> bool:
+def is_flat(p: Tensor, *, pieces: bool = True) -> bool:
     """Whether a parameter is one of FSDP1's flat ones, or a piece of one."""
-    return bool(getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False))
+    return bool(getattr(p, "_is_flat_param", False) or (pieces and getattr(p, "_fsdp_flattened", False)))
 
 
 def has_lock() -> bool:
