@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from functools import partial
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -333,20 +331,3 @@ def test_a_plan_sees_a_distributed_gradient_that_lies_otherwise(alone):
         optimizer.step()
         assert bool(optimizer._plan.parts[0].stepped) is kept
     assert float(optimizer.state[p]["step"]) == 3
-
-
-@pytest.mark.filterwarnings("ignore")  # accelerate's own
-def test_accelerate():
-    """It loads the optimizer's own state before the first step, and wraps it."""
-    accelerator = Accelerator(cpu=True)
-    ours = model()
-    twin = copy.deepcopy(ours)
-    plain = AdaBeliefW(twin.parameters(), lr=0.01)
-    prepared, optimizer = accelerator.prepare(ours, AdaBeliefW(ours.parameters(), lr=0.01))
-    for seed in range(5):
-        x = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed))
-        for module, each in ((prepared, optimizer), (twin, plain)):
-            each.zero_grad()
-            accelerator.backward((module(x) ** 2).mean())
-            each.step()
-    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), twin.parameters(), strict=True))
