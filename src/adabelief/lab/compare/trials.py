@@ -188,4 +188,7 @@ def config_of(workload: Workload, arm: Arm, values: Mapping[str, Any], seed: int
         ValueError: If the task or the optimizer refuses something.
     """
     common = Conditions(workload.task, workload.model, workload.scale, workload.changes, workload.epochs)
-    return common.config(arm, arm.settings(values, common.usual(arm)), seed)
+    try:
+        return common.config(arm, arm.settings(values, common.usual(arm)), seed)
+    except ValueError as error:
+        raise ValueError(f"[workloads.{workload.name}], arm {arm.name}: {error}") from None
