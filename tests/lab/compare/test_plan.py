@@ -147,9 +147,15 @@ def test_what_is_wrong_is_one_message(path, value, words):
 
 
 def test_what_the_task_refuses_is_told_before_anything_runs():
-    found = plan(changed("workloads/digits/set", {"widht": 3}))
-    with pytest.raises(ValueError, match=r"^\[workloads.digits\], arm AdaBelief: widht"):
-        searches(found, found.workloads[0])
+    for change, words in (
+        ({"widht": 3}, "widht"),
+        ({"lr": 0.01}, "set has lr, which its space decides"),
+        ({"eps": 1e-8}, "set has eps, which its space decides"),
+        ({"betas": [0.9, 0.99]}, "set has betas, which its space decides"),
+    ):
+        found = plan(changed("workloads/digits/set", change))
+        with pytest.raises(ValueError, match=rf"^\[workloads.digits\], arm AdaBelief: {words}"):
+            searches(found, found.workloads[0])
 
 
 def test_finals_have_the_winners_settings_on_every_seed():
