@@ -210,12 +210,20 @@ def test_bad_input():
         Probe(Wrapped())
     with pytest.raises(TypeError, match="writer must have add_scalar, got 'runs'"):
         Probe(optimizer, writer="runs")
+    with pytest.raises(TypeError, match=r"named_parameters must be pairs .* got Parameter; pass model.named_param"):
+        Probe(optimizer, named_parameters=[p])
+    with pytest.raises(FileNotFoundError, match=r"jsonl='none/probe.jsonl': there is no folder none; make it"):
+        Probe(optimizer, jsonl="none/probe.jsonl")
     with Probe(optimizer) as probe, pytest.raises(RuntimeError, match="already entered; leave it first"):
         probe.__enter__()
     assert probe.report() == {}
     assert "0 steps so far, and every=100" in probe.verdict
     with pytest.raises(ValueError, match="nothing was probed yet"):
         probe.picture()
+    p.grad = None
+    with Probe(optimizer, 1) as probe:
+        optimizer.step()
+    assert probe.verdict == "nothing was probed yet: in 1 steps no parameter had a gradient; call backward first."
 
 
 def test_outputs(tmp_path):
@@ -233,13 +241,16 @@ def test_outputs(tmp_path):
     names = {(name, step) for name, _, step in written}
     assert {("probe/ruled_by_eps/layers/0.weight", 20), ("probe/floor/groups/0", 60)} <= names
     assert len(names) == len(written)
-    console = Console(width=200, file=io.StringIO())
+    console = Console(width=80, file=io.StringIO())
     console.print(probe.table())
     shown = console.file.getvalue()
     assert "momentum SGD" in shown
     assert "0.weight" in shown
+    assert "0.0032" in shown
+    assert "…" not in shown, "every number is whole"
     figure = probe.picture(tmp_path / "probe.png")
     assert (tmp_path / "probe.png").stat().st_size > 1000
+    assert all(math.log10(x).is_integer() for axes in figure.axes for x in axes.get_xlim())
     floors = [line.get_xdata()[0] for axes in figure.axes for line in axes.lines]
     assert floors == pytest.approx([math.sqrt(1e-8 / 1e-3)])
     shares = records[-1]["all"]["histogram"]["denominator"]["shares"]

@@ -209,6 +209,10 @@ def test_it_can_be_reported_at_any_time(tmp_path):
     asked = plan(PLAN)
     empty = judge(asked, results(asked, tmp_path))
     assert {one.verdict for one in empty.judged} == {"waiting"}
+    comparison.write(asked, tmp_path, tmp_path / "report", command="x")
+    nothing = (tmp_path / "report" / "report.md").read_text()
+    assert "waiting for a first trial" in nothing
+    assert "every trial was lost" not in nothing
     for trial in searches(asked, asked.workloads[0])[:5]:
         work.run(trial, Place(tmp_path, cpu=True))
     verdict = comparison.write(asked, tmp_path, tmp_path / "report", command="x")
@@ -238,6 +242,11 @@ def test_an_arm_that_diverges_everywhere_is_a_loss(tmp_path):
     assert verdict.improvement["AdaBelief", "wild"].estimate == 1.0
     assert verdict.profile["wild"] == 0
     assert {row["state"] for row in rows(tmp_path, asked) if row["arm"] == "wild"} == {"lost"}
+    (_, workload, *_) = comparison.chapters(verdict, 0, "x")
+    assert "every trial was lost" in workload.text
+    unknown = replace(verdict, sensitivities={"one": {"wild": math.nan, "AdaBelief": 0.5, "AdamW": 0.5}})
+    (_, workload, *_) = comparison.chapters(unknown, 0, "x")
+    assert "one-lr" in {picture.name for picture in workload.pictures}, "an arm that has none hides no other's"
 
 
 def test_an_error_in_training_is_a_loss_too_and_is_not_repeated(tmp_path, monkeypatch):

@@ -121,6 +121,9 @@ def test_a_workload_may_have_fewer_arms_and_ranges_of_its_own():
         ("seeds", 5, ["seeds must be a list"]),
         ("contrasts", [["AdaBelief", "SGD"]], ["contrasts: there is no 'SGD'"]),
         ("contrasts", [["AdaBelief", "AdaBelief"]], ["contrasts must be pairs of arms"]),
+        ("contrasts", [["AdaBelief", "AdamW"], ["AdamW", "AdaBelief"]], ["contrasts has AdaBelief and AdamW twice"]),
+        ("arms", ["AdaBelief", "AdaBelief", "AdamW"], ["arms has AdaBelief twice", "a name of your own"]),
+        ("workloads/digits/data", 3, ["[workloads.digits]: data must be the path of a folder, got 3"]),
         ("reference", "SGD", ["reference: there is no 'SGD'"]),
         ("workloads", {}, ["there is no workload"]),
         ("workloads/digits/task", "digit", ["[workloads.digits] task: there is no 'digit'", "did you mean digits?"]),
@@ -144,9 +147,15 @@ def test_what_is_wrong_is_one_message(path, value, words):
 
 
 def test_what_the_task_refuses_is_told_before_anything_runs():
-    found = plan(changed("workloads/digits/set", {"widht": 3}))
-    with pytest.raises(ValueError, match="widht"):
-        searches(found, found.workloads[0])
+    for change, words in (
+        ({"widht": 3}, "widht"),
+        ({"lr": 0.01}, "set has lr, which its space decides"),
+        ({"eps": 1e-8}, "set has eps, which its space decides"),
+        ({"betas": [0.9, 0.99]}, "set has betas, which its space decides"),
+    ):
+        found = plan(changed("workloads/digits/set", change))
+        with pytest.raises(ValueError, match=rf"^\[workloads.digits\], arm AdaBelief: {words}"):
+            searches(found, found.workloads[0])
 
 
 def test_finals_have_the_winners_settings_on_every_seed():

@@ -12,6 +12,7 @@ def test_spread():
     assert spread([0.021, 0.023]) == "0.0220 ± 0.0014"
     assert number(0.5, beside=98.0) == "0.50"
     assert number(-64.05) == "−64.05"  # with the sign that `signed` has
+    assert number(-0.001, beside=1) == "0.00"  # nothing is below 0 that is shown as 0
     assert (rough(-2.649), rough(0.0123)) == ("−2.6", "0.012")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import time
 from dataclasses import replace
@@ -101,11 +102,25 @@ def test_losses_are_counted_and_shown(console):
 
     found = tune(objective, ARMS, trials=3, out="out", console=console)
     assert [x.state for x in found["AdaBelief"]] == [FINISHED, FINISHED, FAILED]
-    assert found["AdaBelief"][-1].reason == "too small"
+    assert found["AdaBelief"][-1].reason == "RuntimeError: too small"
     (one,) = [line for line in said(console).splitlines() if line.startswith("AdaBelief: ")]
-    assert one == "AdaBelief: 1 failed of 3 trials (too small); they count as losses."
+    assert one == "AdaBelief: 1 failed of 3 trials (RuntimeError: too small); they count as losses."
     (one,) = [line for line in said(console).splitlines() if line.startswith("AdamW: ")]
-    assert one.startswith("AdamW: no trial came to a number, 3 diverged of 3; give its table in --space smaller")
+    assert one.startswith("AdamW: no trial came to a number, 3 diverged of 3; give its table in the space smaller")
+
+
+@pytest.mark.parametrize(
+    ("objective", "reason"),
+    [
+        (lambda trial: None, "TypeError: the objective returned None, which is no number"),
+        (lambda trial: "a", "TypeError: the objective returned 'a', which is no number"),
+        (lambda trial: {}["lr"], "KeyError: 'lr'"),
+    ],
+)
+def test_the_reason_of_a_failure_names_it(objective, reason, console):
+    found = tune(objective, ARMS, trials=1, out="out", console=console)
+    assert found["AdamW"][0].reason == reason
+    assert f"1 failed of 1 ({reason}); mend the objective or its space" in said(console)
 
 
 def test_trials_behind_the_median_end_early(console):
@@ -211,6 +226,12 @@ def test_another_search_of_the_same_name_is_refused(change, words):
     ("change", "message"),
     [
         ({"trials": 0}, "trials must be a whole number, at least 1, got 0"),
+        ({"trials": "3"}, "trials must be a whole number, at least 1, got '3'"),
+        ({"trials": math.nan}, "trials must be a whole number, at least 1, got nan"),
+        ({"workers": None}, "workers must be a whole number, at least 1, got None"),
+        ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),
+        ({"seed": "a"}, "seed must be a whole number, at least 0, got 'a'"),
+        ({"objective": 3}, "objective must be a function of a Trial, got 3"),
         ({"workers": 0}, "workers must be a whole number, at least 1, got 0"),
         ({"sampler": "halton"}, "sampler: there is no 'halton' here; there are qmc, tpe, grid, random"),
         ({"direction": "up"}, "direction: there is no 'up' here; there are maximize, minimize"),
@@ -219,7 +240,7 @@ def test_another_search_of_the_same_name_is_refused(change, words):
 )
 def test_arguments_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
-        tune(distance, ARMS, **change)
+        tune(**{"objective": distance, "space": ARMS, **change})
 
 
 def test_a_store_that_goes_away(console):
@@ -256,6 +277,7 @@ def command(*arguments):
         (["--space", "none.toml"], ["No such file or directory: 'none.toml'"]),
         (["--space", "typo.toml"], ["typo.toml: [AdamW] lr: there is no 'hihg' in a range", "did you mean high?"]),
         (["--set", "lr=1"], ["--set lr: [AdaBelief] of the space has it; leave one of them away"]),
+        (["--set", "eps=1e-8"], ["--set eps: [AdaBelief] of the space has it; leave one of them away"]),
         (["--set", "batch_size=1", "--set", "batch_size=2"], ["--set batch_size is given twice"]),
         (["--set", "width=1"], ["no argument width"]),
         (["--scale", "huge"], ["scale: there is no 'huge' here"]),

@@ -91,18 +91,23 @@ def table(budgets: Sequence[Budget], workers: int) -> Table:
     listed.add_column("workload", overflow="fold")
     for name in ("arms", "search", "finals", "left", "a run, s", "hours left"):
         listed.add_column(name, justify="right")
-    hours = [budget.left * budget.seconds / 3600 / workers for budget in budgets]
-    for budget, left in zip(budgets, hours, strict=True):
+    needed = [budget.left * budget.seconds / 3600 / workers for budget in budgets]
+    for budget, left in zip(budgets, needed, strict=True):
         counts = (len(budget.workload.arms), budget.search, budget.finals, budget.left)
-        listed.add_row(budget.workload.name, *(f"{n:,}" for n in counts), f"{budget.seconds:.1f}", f"{left:.2f}")
+        listed.add_row(budget.workload.name, *(f"{n:,}" for n in counts), f"{budget.seconds:.1f}", hours(left))
     if len(budgets) > 1:
         sums = (sum(b.search for b in budgets), sum(b.finals for b in budgets), sum(b.left for b in budgets))
-        listed.add_row("all", "", *(f"{n:,}" for n in sums), "", f"{sum(hours):.2f}")
+        listed.add_row("all", "", *(f"{n:,}" for n in sums), "", hours(sum(needed)))
     listed.caption = (
         f"with {workers} worker{'s' if workers > 1 else ''}, as long as other runs take what the first took"
     )
     listed.caption_justify, listed.caption_style = "left", ""
     return listed
+
+
+def hours(number: float) -> str:
+    """Hours, with two decimals, or one digit of what is less than a tenth: `12.50`, `0.003`."""
+    return f"{number:.2f}" if number >= 0.1 or not number else f"{number:.1g}"
 
 
 class Progress:

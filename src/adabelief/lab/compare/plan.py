@@ -165,7 +165,7 @@ def _workload(
         scale=scale,
         epochs=_positive(table, "epochs", where) if "epochs" in table else None,
         changes=_table(table.get("set", {}), f"{where} set"),
-        data=Path(table["data"]) if "data" in table else None,
+        data=_data(table["data"], where) if "data" in table else None,
     )
     _check_common(own_spaces.get(COMMON, {}), made.space.arms, f"{where} space.common")
     return made
@@ -195,6 +195,12 @@ def _check_common(common: Mapping[str, Any], arms: Sequence[Arm], where: str) ->
             raise ValueError(f"{where} {name}: no arm has such a setting; {there_are(name, sorted(known))}")
 
 
+def _data(value: Any, where: str) -> Path:
+    if not isinstance(value, str):
+        raise ValueError(f'{where}: data must be the path of a folder, got {value!r}; write, say, data = "cifar"')
+    return Path(value)
+
+
 def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     for key in table:
         if key not in keys:
@@ -212,7 +218,9 @@ def _names(value: Any, where: str) -> tuple[str, ...]:
         raise ValueError(f'{where} must be a list of names, got {value!r}; write, say, ["AdaBelief", "AdamW"]')
     for name in value:
         _folder(name, where)
-    return tuple(dict.fromkeys(value))
+        if value.count(name) > 1:
+            raise ValueError(f"{where} has {name} twice; for a second space of an optimizer take a name of your own")
+    return tuple(value)
 
 
 def _folder(name: str, where: str) -> None:
@@ -253,4 +261,7 @@ def _contrasts(value: Any, arms: Sequence[str], where: str) -> tuple[tuple[str, 
                 f'{where}: contrasts must be pairs of arms, got {pair!r}; write, say, [["AdaBelief", "AdamW"]]'
             )
     named = [tuple(one_of(f"{where}: contrasts", str(arm), arms) for arm in pair) for pair in pairs]
+    for pair in named:
+        if sum(set(pair) == set(other) for other in named) > 1:  # it would widen every interval
+            raise ValueError(f"{where}: contrasts has {' and '.join(pair)} twice; leave one of them away")
     return tuple((first, second) for first, second in named)

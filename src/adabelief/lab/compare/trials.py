@@ -188,4 +188,10 @@ def config_of(workload: Workload, arm: Arm, values: Mapping[str, Any], seed: int
         ValueError: If the task or the optimizer refuses something.
     """
     common = Conditions(workload.task, workload.model, workload.scale, workload.changes, workload.epochs)
-    return common.config(arm, arm.settings(values, common.usual(arm)), seed)
+    settings = arm.settings(values, common.usual(arm))
+    try:
+        for clash in common.clashes(arm, settings):
+            raise ValueError(f"set has {clash}, which its space decides; leave one of them away")
+        return common.config(arm, settings, seed)
+    except ValueError as error:
+        raise ValueError(f"[workloads.{workload.name}], arm {arm.name}: {error}") from None

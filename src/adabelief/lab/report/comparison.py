@@ -10,6 +10,7 @@ from pathlib import Path
 from adabelief.lab.analysis.blocks import CONFIDENCE
 from adabelief.lab.analysis.bootstrap import Interval
 from adabelief.lab.compare import results as reading
+from adabelief.lab.compare.conduct import hours
 from adabelief.lab.compare.plan import Plan
 from adabelief.lab.compare.results import Results, trials_csv
 from adabelief.lab.compare.verdict import Judged, Verdict, complete, judge, values
@@ -122,7 +123,7 @@ def _over_workloads(verdict: Verdict) -> str:
 def _workload(verdict: Verdict, each: Results) -> Chapter:
     name = each.workload.name
     made = [Picture(f"{name}-best-of-k", f"{name}: expected best of k trials", figures.best_of(verdict, each))]
-    if math.isfinite(max(verdict.sensitivities[name].values(), default=math.nan)):
+    if any(map(math.isfinite, verdict.sensitivities[name].values())):
         made.append(Picture(f"{name}-lr", f"{name}: loss by learning rate", figures.sensitivity(verdict, each)))
     if figures.mapped(each):
         made.append(Picture(f"{name}-floor", f"{name}: validation by floor and rate", figures.heat(verdict, each)))
@@ -164,11 +165,11 @@ def _arms(verdict: Verdict, each: Results) -> str:
                 *(arm, _spread(values(each, arm)) if complete(each, arm) else _losses(each, arm)),
                 _spread([one.validation for one in final]),
                 _spread([one.picked for one in final]),
-                number(won.validation) if won else "none",
+                number(won.validation) if won else "–",
                 f"{sensitivities[arm]:.3g}" if math.isfinite(sensitivities[arm]) else "–",
                 _steps(times.steps[arm], "{:,.0f}") if times else "–",
                 _steps(times.seconds[arm], "{:,.1f}") if times and times.seconds else "–",
-                f"`{_settings(won.trial.config.settings)}`" if won else "every trial was lost",
+                f"`{_settings(won.trial.config.settings)}`" if won else _without_winner(each, arm),
             )
         )
     metric = ", ".join(filter(None, (each.metric.called, each.metric.unit)))
@@ -185,6 +186,11 @@ def _arms(verdict: Verdict, each: Results) -> str:
         table(header, rows, left={0, 8})
         + f"\n\nOf the finals, after the last epoch but for the picked epoch; ± the standard deviation.{goal}"
     )
+
+
+def _without_winner(each: Results, arm: str) -> str:
+    lost = all(one.lost for one in each.search if one.trial.arm == arm)
+    return "every trial was lost" if lost else "waiting for a first trial"
 
 
 def _losses(each: Results, arm: str) -> str:
@@ -208,7 +214,7 @@ def _budget(verdict: Verdict, unplanned: int) -> Chapter:
             lost = [sum(one.lost for one in stage) for stage in (search, final)]
             planned = len(search), len(verdict.plan.seeds)
             counts = [f"{n} of {of}{f' ({k} lost)' if k else ''}" for n, of, k in zip(done, planned, lost, strict=True)]
-            rows.append((each.workload.name, arm, *counts, f"{steps:,}", f"{seconds / 3600:.2f}"))
+            rows.append((each.workload.name, arm, *counts, f"{steps:,}", hours(seconds / 3600)))
     text = [
         "Every arm had the same points of the search; what it cost:",
         table(("workload", "arm", "search", "finals", "steps", "hours"), rows, left={0, 1}),

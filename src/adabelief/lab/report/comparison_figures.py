@@ -170,7 +170,8 @@ def heat(verdict: Verdict, each: Results) -> dict[str, bytes]:
     for axes in panels.flat[len(arms) :]:
         axes.set_visible(False)
     if mesh is not None:
-        figure.colorbar(mesh, ax=panels, label=f"validation {each.metric.called},\n{each.metric.unit}".rstrip(",\n"))
+        label = f"validation {each.metric.called},\n{each.metric.unit}".rstrip(",\n")
+        figure.colorbar(mesh, ax=panels, label=label, extend="min" if each.sign > 0 else "max")  # half is beyond
     return files_of(figure)
 
 

@@ -14,7 +14,7 @@ from adabelief.lab.report.chapter import Chapter, Picture
 from adabelief.lab.report.style import COLOURS, DASHES, WIDTH, files_of, label_axes, styled
 from adabelief.lab.report.tables import as_csv, table
 from adabelief.lab.report.words import stem
-from adabelief.torch.probe.show import COLUMNS, cells, curves, distribution, floor_of
+from adabelief.torch.probe.show import COLUMNS, cells, curves, distribution, floor_of, whole_decades
 
 PANELS, LAYERS = 6, 12
 """Panels of the figure, and rows of the table of layers, at most."""
@@ -86,6 +86,7 @@ def floors(seen: Histories) -> dict[str, bytes]:
     for axes, (label, lines) in zip(panels, shown.items(), strict=True):
         distribution(axes, lines[-1]["all"], _colour(label))
         label_axes(axes, f"{label}: floor {floor_of(lines[-1]['all'])}", None, "% of elements")
+    whole_decades(panels[-1])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     panels[-1].set_xlabel("denominator (log scale)")
     return files_of(figure)

@@ -14,7 +14,8 @@ from adabelief.lab.analysis.runs import Run
 
 def number(value: float, *, beside: float | None = None) -> str:
     """A metric's value, or a part of one: with as many decimals as the value that it stands beside."""
-    return f"{value:.{2 if abs(value if beside is None else beside) >= 1 else 4}f}".replace("-", "−")
+    digits = 2 if abs(value if beside is None else beside) >= 1 else 4
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no −0.00
 
 
 def rough(value: float) -> str:

@@ -31,8 +31,7 @@ class Conditions:
         Raises:
             ValueError: If the task or the optimizer refuses something.
         """
-        usual = self.usual(arm)
-        unusual = {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
+        unusual = self._unusual(arm, settings)
         (found,) = plan(
             with_arm(tasks.task(self.task), arm),
             model=self.model,
@@ -45,6 +44,15 @@ class Conditions:
             accumulate=self.accumulate,
         )
         return found
+
+    def clashes(self, arm: Arm, settings: Mapping[str, Any]) -> list[str]:
+        """What both the changes and an arm's space decide: `eps` too where `floor` varies."""
+        own = {*arm.fixed, *(one.name for one in arm.dimensions), *self._unusual(arm, settings)}
+        return [name for name in self.changes if name in own]
+
+    def _unusual(self, arm: Arm, settings: Mapping[str, Any]) -> dict[str, Any]:
+        usual = self.usual(arm)
+        return {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
 
     def usual(self, arm: Arm) -> dict[str, Any]:
         """The arguments that the task has for an arm's optimizer; those that the space names go over them."""

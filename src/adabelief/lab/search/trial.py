@@ -98,9 +98,9 @@ def search_of(
         if not arm.optimizer:
             raise ValueError(f"space: [{arm.name}] has no optimizer, which a task needs; name one")
         varied = {dimension.name for dimension in arm.dimensions}
-        for clash in conditions.changes.keys() & {*varied, *arm.fixed}:
-            raise ValueError(f"--set {clash}: [{arm.name}] of the space has it; leave one of them away")
         settings = arm.settings(arm.values(dict.fromkeys(varied, 0.5)), conditions.usual(arm))
+        for clash in conditions.clashes(arm, settings):
+            raise ValueError(f"--set {clash}: [{arm.name}] of the space has it; leave one of them away")
         config = conditions.config(arm, settings, seed)
         experiment, metric = config.experiment, task.metric.of(config.options)
     return Search(

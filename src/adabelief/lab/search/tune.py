@@ -13,6 +13,7 @@ from adabelief.lab.search import ENGINES, SAMPLERS, watch, workers
 from adabelief.lab.search.search import DIRECTIONS, Objective, Outcome, Search, ranked
 from adabelief.lab.search.space import Space, Tables, read, space
 from adabelief.names import one_of
+from adabelief.options import K, check
 
 
 def tune(
@@ -70,6 +71,8 @@ def tune(
         >>> len(found["AdaBelief"]), found["AdaBelief"][0].settings == found["AdamW"][0].settings
         (4, True)
     """
+    if not callable(objective):
+        raise ValueError(f"objective must be a function of a Trial, got {objective!r}")
     return conduct(
         Search(
             name=name,
@@ -93,9 +96,9 @@ def conduct(
     search: Search, count: int = 1, *, engine: str = "processes", console: Console | None = None
 ) -> dict[str, list[Outcome]]:
     """Runs what is left of a search, shows it, and writes `trials.csv`; the arguments are those of `tune`."""
-    for name, number in (("trials", search.trials), ("workers", count)):
-        if number < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {number!r}")
+    check("trials", search.trials, *K)
+    check("workers", count, *K)
+    check("seed", search.seed, "a whole number, at least 0", lambda x: x >= 0 and x == int(x))
     engine = one_of("engine", engine, ENGINES)
     console = console or plain_console()
     search.out.mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,9 @@ def messages(outcomes: Sequence[Outcome]) -> Iterator[str]:
         if states[FINISHED] or states[PRUNED]:
             yield f"{arm}: {lost} of {states.total()} trials{why}; they count as losses."
         else:
-            remedy = "give its table in --space smaller learning rates" if states[DIVERGED] else "see the reason"
+            remedy = "mend the objective or its space, and begin in another folder"
+            if states[DIVERGED]:
+                remedy = "give its table in the space smaller learning rates, and begin in another folder"
             yield f"{arm}: no trial came to a number, {lost} of {states.total()}{why}; {remedy}."
 
 

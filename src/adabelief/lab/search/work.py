@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
 import torch
@@ -82,7 +82,7 @@ def _run(store: Store, arm: Arm, trial: optuna.Trial, parent: Alive | None) -> N
             note("values", values)
             note("settings", settings)
             given = Trial(arm, noted["slot"], values, settings, search.seed, search.out, report, note)
-            value = float(search.objective(given))
+            value = _number(search.objective(given))
         except optuna.TrialPruned:
             reported = store.reported(trial)
             store.tell(trial, TrialState.PRUNED, reported[max(reported)] if reported else None)
@@ -94,12 +94,25 @@ def _run(store: Store, arm: Arm, trial: optuna.Trial, parent: Alive | None) -> N
             store.release(trial)
             raise
         except Exception as error:
-            _lose(store, trial, "failed", str(error).partition("\n")[0] or type(error).__name__)
+            _lose(store, trial, "failed", _reason(error))
         else:
             if math.isfinite(value):
                 store.tell(trial, TrialState.COMPLETE, value)
             else:
                 _lose(store, trial, "diverged", True)
+
+
+def _number(value: Any) -> float:
+    with suppress(TypeError, ValueError, RuntimeError):  # the last of a tensor with several elements
+        if not isinstance(value, str):
+            return float(value)
+    raise TypeError(f"the objective returned {value!r}, which is no number")
+
+
+def _reason(error: Exception) -> str:
+    """A line of what an error says; the text alone of a KeyError or an assertion would say nothing."""
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _lose(store: Store, trial: optuna.Trial, name: str, reason: str | bool) -> None:

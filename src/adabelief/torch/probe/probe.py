@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,7 +71,8 @@ class Probe:
 
     Raises:
         ValueError: If `every` or `sample` is no whole number from 1 upwards.
-        TypeError: For an optimizer that it cannot read.
+        TypeError: For an optimizer that it cannot read, and for names that are none.
+        FileNotFoundError: If there is no folder for the file.
 
     Warns:
         UserWarning: Once for each kind of gradient that no eps helps: thresholded, constant, always 0.
@@ -110,13 +112,14 @@ class Probe:
             )
         if writer is not None and not hasattr(writer, "add_scalar"):
             raise TypeError(f"writer must have add_scalar, got {writer!r}; pass TensorBoard's SummaryWriter")
-        pairs = named_parameters.items() if isinstance(named_parameters, Mapping) else named_parameters or ()
         self.optimizer, self.every = optimizer, int(every)
         self.steps = 0
         """Steps that it has counted; whoever goes on from a checkpoint sets it."""
         self.looks = 0
         """How often it has looked."""
-        self._names = {id(p): name.replace("_orig_mod.", "") for name, p in pairs}
+        self._names = _names(named_parameters)
+        if jsonl is not None and not Path(jsonl).absolute().parent.is_dir():  # the first look may be hours away
+            raise FileNotFoundError(f"jsonl={str(jsonl)!r}: there is no folder {Path(jsonl).parent}; make it")
         self._sample, self._jsonl, self._writer = int(sample), jsonl, writer
         self._indices: dict[Any, Tensor] = {}
         self._layers: list[Layer] | None = None
@@ -142,6 +145,8 @@ class Probe:
     @property
     def verdict(self) -> str:
         """One line: what the optimizer is with its eps, and which eps would change that."""
+        if self._layers is None and self._due:
+            return f"nothing was probed yet: in {self.steps} steps no parameter had a gradient; call backward first."
         if self._layers is None:
             return (
                 f"nothing was probed yet: {self.steps} steps so far, and every={self.every}; train longer, or look "
@@ -263,6 +268,18 @@ class Probe:
         own = group.get("param_names") or ()
         name = self._names.get(id(group["params"][j])) or (own[j] if j < len(own) else f"{i}.{j}")
         return name, str(group.get("name", i))
+
+
+def _names(given: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None) -> dict[int, str]:
+    """The name of each parameter, by its id; as it is without torch.compile."""
+    pairs = [*(given.items() if isinstance(given, Mapping) else given or ())]
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise TypeError(
+                f"named_parameters must be pairs of a name and a parameter, got {type(pair).__name__}; pass "
+                "model.named_parameters()"
+            )
+    return {id(p): name.replace("_orig_mod.", "") for name, p in pairs}
 
 
 def _for_json(x: Any) -> Any:

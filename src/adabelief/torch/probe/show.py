@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +47,10 @@ def table(report: Report) -> Table:
     except ImportError as error:
         raise ImportError("the probe's table needs rich: pip install rich") from error
     title = f"step {report['step']}: {report['verdict']}" if report else "nothing was probed yet"
-    made = Table("layer", title=Text(title), title_justify="left")
-    for name in COLUMNS:
-        made.add_column(Text(name), justify="right")
+    made = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+    made.add_column("layer", overflow="fold")
+    for name in COLUMNS:  # whole numbers in 80 columns: names of layers give way
+        made.add_column(Text(_heading(name)), justify="right", no_wrap=True)
     for name, stats in report.get("layers", {}).items():
         made.add_row(Text(name), *cells(stats))
     made.add_section()
@@ -102,6 +105,7 @@ def picture(report: Report) -> Figure:
     for axes, (name, stats) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True):
         distribution(axes, stats)
         of, said = f"group {name}, " if len(groups) > 1 else "", stats["verdict"].replace("; ", ";\n")
+        whole_decades(axes)
         axes.set_title(f"{of}floor {floor_of(stats)}: {said}", fontsize=8, loc="left")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     figure.supxlabel(f"denominator after step {report['step']}", fontsize=9)
@@ -123,9 +127,22 @@ def distribution(axes: Axes, stats: Report, colour: str = "#D55E00") -> None:
     axes.set_ylabel("% of elements")
 
 
+def whole_decades(axes: Axes) -> None:
+    """Has a log scale begin and end at a power of 10, with a label at each: within a decade there would be none."""
+    low, high = (math.log10(x) for x in axes.get_xlim())
+    axes.set_xlim(10.0 ** math.floor(low), 10.0 ** math.ceil(high))
+    axes.xaxis.set_minor_formatter("")
+
+
 def floor_of(stats: Report) -> str:
     """The floor of the denominator in words: `3.2e-07`."""
     return _number(stats["floor"])
+
+
+def _heading(name: str) -> str:
+    """The name of a column in lines that are no wider than its numbers."""
+    short = name.replace("denominator", "denom.").replace("/", "/ ").replace("/ g", "/g").replace(" %", "\u00a0%")
+    return textwrap.fill(short, 7, break_long_words=False)
 
 
 def _share(x: float | None) -> str:
