@@ -1,13 +1,16 @@
 """A plan is read and refused before anything runs: one message, with the place, the value and the remedy."""
 
 import copy
+import math
 
 import pytest
+from matplotlib.colors import to_rgb
 from typer.testing import CliRunner
 
 from adabelief.lab.commands import app
 from adabelief.lab.compare.plan import example, plan, read
 from adabelief.lab.compare.trials import Trial, finals, searches
+from adabelief.lab.report import comparison_figures as figures
 
 PLAN = {
     "arms": ["AdaBelief", "AdamW", "belief"],
@@ -169,3 +172,9 @@ def test_finals_have_the_winners_settings_on_every_seed():
     last = finals(found, workload, {"AdaBelief": Won()})
     assert [trial.config.seed for trial in last] == [1, 2]
     assert all(trial.config.settings == first.config.settings for trial in last)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdaBelief", "AdamW"])
+def test_arms_of_one_optimizer_are_told_apart_by_their_colours(name):
+    looks = figures.looks(plan({**PLAN, "arms": [name, "other"], "space": {"other": {"optimizer": name}}}))
+    assert math.dist(*(to_rgb(look.color) for look in looks.values())) > 0.3
