@@ -21,6 +21,16 @@ PLAN = {
 }
 
 
+SHORT = """arms = ["AdaBelief", "AdamW"]
+trials = 1
+seeds = [1]
+[workloads.one]
+task = "digits"
+scale = "smoke"
+margin = 1
+"""
+
+
 def changed(path, value):
     """The plan with another value at a place, None to leave it out."""
     table = copy.deepcopy(PLAN)
@@ -53,6 +63,8 @@ def test_the_command_prints_the_example():
         (None, "there is no file"),
         ("arms = [", "is no TOML"),
         ("trails = 3", "did you mean trials?"),
+        (f"{SHORT}set = {{ lr = 1 }}", "set has lr, which its space decides"),
+        (f"{SHORT}set = {{ widht = 1 }}", "[workloads.one], arm AdaBelief: widht"),
     ],
 )
 def test_the_command_refuses_a_plan_in_one_message_and_makes_no_folder(tmp_path, text, words):
