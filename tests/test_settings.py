@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 from typing import get_args
@@ -131,14 +133,21 @@ def test_eps_from_adam():
     assert eps_from_adam(1e-5) == pytest.approx(1e-10)
     # Adam's eps bounds its denominator; the squared one bounds AdaBelief's, up to the factor of the average
     assert denominator_floor(eps_from_adam(1e-4), 0.999) == pytest.approx(1e-4 / 0.001**0.5, rel=1e-3)
-    with pytest.raises(ValueError, match=r"eps.*-1"):
-        eps_from_adam(-1)
+    assert eps_from_adam(torch.tensor(1e-8)) == pytest.approx(1e-16)
+    for eps in (-1, "1e-8", None, math.nan):
+        with pytest.raises(ValueError, match=re.escape(f"eps must be a finite number, at least 0, got {eps!r}")):
+            eps_from_adam(eps)
 
 
 def test_eps_for_floor():
     for floor, beta2 in ((1e-8, 0.999), (1e-3, 0.9), (0.0, 0.99)):
         eps = eps_for_floor(floor, beta2)
         assert denominator_floor(eps, beta2) == pytest.approx(floor + eps)
-    for floor, beta2, name in ((-1.0, 0.9, "floor"), (float("inf"), 0.9, "floor"), (1e-8, 1.0, "beta2")):
+    for floor, beta2, name in (
+        (-1.0, 0.9, "floor"),
+        (float("inf"), 0.9, "floor"),
+        (1e-8, 1.0, "beta2"),
+        (1e-8, "0.9", "beta2"),
+    ):
         with pytest.raises(ValueError, match=rf"{name} must be"):
             eps_for_floor(floor, beta2)

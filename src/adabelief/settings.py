@@ -126,8 +126,8 @@ def recommended(task: TaskName, optimizer: Callable[..., Any] | None = None) -> 
         >>> sorted(recommended("imagenet", AdaBeliefW))
         ['betas', 'eps', 'lr', 'rectify', 'weight_decay']
     """
-    if task not in SETTINGS:
-        raise ValueError(f"task: there are no published settings for {task!r}; {there_are(task, SETTINGS)}")
+    if not isinstance(task, str) or task not in SETTINGS:
+        raise ValueError(f"task: there are no published settings for {task!r}; {there_are(str(task), SETTINGS)}")
     setting = SETTINGS[task]
     return setting.as_arguments() if optimizer is None else _taken_by(optimizer, setting)
 
@@ -203,11 +203,16 @@ def eps_for_floor(floor: float, beta2: float = 0.999) -> float:
         '1e-19 1e-08'
     """
     _check_finite("floor", floor)
-    if not 0 <= beta2 < 1:
+    if not 0 <= _number(beta2) < 1:
         raise ValueError(f"beta2 must be a number in [0, 1), got {beta2!r}")
     return floor * floor * (1.0 - beta2)
 
 
-def _check_finite(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
+def _check_finite(name: str, value: Any) -> None:
+    if not 0 <= _number(value) < math.inf:
         raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")
+
+
+def _number(value: Any) -> float:
+    """A number, or a tensor of one; nan of what is neither."""
+    return float(value) if hasattr(value, "__float__") else math.nan

@@ -135,6 +135,11 @@ def test_bad_arguments_are_named(options, message):
         parameter_groups(nn.Linear(2, 2), **options)
 
 
+def test_parameters_alone_are_refused():
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got generator"):
+        parameter_groups(nn.Linear(2, 2).parameters(), 0.1)
+
+
 def test_flat_parameters_are_refused():
     model = nn.Linear(2, 2)
     model.weight._is_flat_param = True

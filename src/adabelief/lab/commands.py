@@ -121,7 +121,7 @@ def train(
         str,
         typer.Option(
             metavar="NAME",
-            help="smoke: does it run? small: minutes on two cores. paper.",
+            help="smoke: does it run? small: minutes on two cores. study: for comparisons, of some tasks. paper.",
             autocompletion=completing(SCALES),
         ),
     ] = "small",

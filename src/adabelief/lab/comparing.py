@@ -56,7 +56,11 @@ def compare(
             return
         if plan is None:
             raise typer.BadParameter("name a plan; `adabelief compare --example` prints one", param_hint="PLAN.toml")
+        from adabelief.lab.compare.trials import searches
+
         asked = read(plan)
+        for workload in asked.workloads:
+            searches(asked, workload)  # refuses what a task or an optimizer does not take
         prepare(out)
         from adabelief.lab.compare.conduct import conduct
         from adabelief.lab.compare.work import Place

@@ -67,6 +67,7 @@ def parameter_groups(
         it is given.
 
     Raises:
+        TypeError: If the model is none.
         ValueError: If a number is out of its range, `lr` is missing, or `layer_decay` finds no layers.
 
     Example:
@@ -76,6 +77,8 @@ def parameter_groups(
         decay 0.1 ['0.weight']
         no_decay 0.0 ['0.bias', '1.weight', '1.bias']
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}; its modules say what decays")
     check("weight_decay", weight_decay, *RATE)
     if lr is not None:
         check("lr", lr, *RATE)

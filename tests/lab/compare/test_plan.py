@@ -1,13 +1,16 @@
 """A plan is read and refused before anything runs: one message, with the place, the value and the remedy."""
 
 import copy
+import math
 
 import pytest
+from matplotlib.colors import to_rgb
 from typer.testing import CliRunner
 
 from adabelief.lab.commands import app
 from adabelief.lab.compare.plan import example, plan, read
 from adabelief.lab.compare.trials import Trial, finals, searches
+from adabelief.lab.report import comparison_figures as figures
 
 PLAN = {
     "arms": ["AdaBelief", "AdamW", "belief"],
@@ -16,6 +19,16 @@ PLAN = {
     "workloads": {"digits": {"task": "digits", "scale": "smoke", "margin": 0.5}},
     "space": {"common": {"lr": {"low": 1e-3, "high": 1e-1}}, "belief": {"optimizer": "AdaBelief", "rectify": True}},
 }
+
+
+SHORT = """arms = ["AdaBelief", "AdamW"]
+trials = 1
+seeds = [1]
+[workloads.one]
+task = "digits"
+scale = "smoke"
+margin = 1
+"""
 
 
 def changed(path, value):
@@ -50,6 +63,8 @@ def test_the_command_prints_the_example():
         (None, "there is no file"),
         ("arms = [", "is no TOML"),
         ("trails = 3", "did you mean trials?"),
+        (f"{SHORT}set = {{ lr = 1 }}", "set has lr, which its space decides"),
+        (f"{SHORT}set = {{ widht = 1 }}", "[workloads.one], arm AdaBelief: widht"),
     ],
 )
 def test_the_command_refuses_a_plan_in_one_message_and_makes_no_folder(tmp_path, text, words):
@@ -169,3 +184,9 @@ def test_finals_have_the_winners_settings_on_every_seed():
     last = finals(found, workload, {"AdaBelief": Won()})
     assert [trial.config.seed for trial in last] == [1, 2]
     assert all(trial.config.settings == first.config.settings for trial in last)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdaBelief", "AdamW"])
+def test_arms_of_one_optimizer_are_told_apart_by_their_colours(name):
+    looks = figures.looks(plan({**PLAN, "arms": [name, "other"], "space": {"other": {"optimizer": name}}}))
+    assert math.dist(*(to_rgb(look.color) for look in looks.values())) > 0.3

@@ -38,13 +38,15 @@ class Look(NamedTuple):
 
 
 def looks(plan: Plan) -> dict[str, Look]:
-    """A look for each arm: that of its optimizer, darker where several arms have it."""
+    """A look for each arm: that of its optimizer, darker where several arms have it, or lighter if it is dark."""
     optimizers = {arm.name: arm.optimizer for workload in plan.workloads for arm in workload.space.arms}
     drawn, used = {}, dict.fromkeys(optimizers.values(), 0)
     spare = dict(zip((name for name in used if name not in COLOURS), SPARE * 9, strict=False))
     for arm in plan.arms:
         name = optimizers.get(arm, arm)
-        red, green, blue = (c * 0.6 ** used.get(name, 0) for c in to_rgb(COLOURS.get(name) or spare.get(name, INK)))
+        rgb = to_rgb(COLOURS.get(name) or spare.get(name, INK))
+        end, fading = round(sum(rgb) < 1.2), 0.6 ** used.get(name, 0)
+        red, green, blue = (end + (c - end) * fading for c in rgb)
         used[name] = used.get(name, 0) + 1
         drawn[arm] = Look(to_hex((red, green, blue)), MARKERS.get(name, "o"))
     return drawn
@@ -61,7 +63,8 @@ def forest(verdict: Verdict) -> dict[str, bytes]:
     for row, one in enumerate(rows):
         each = by_name[one.workload]
         if one.contrast is None:
-            axes.text(0, row, one.verdict, ha="center", va="center", fontsize=7, color=INK)
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # the line at 0 would strike it out
+            axes.text(0, row, one.verdict, ha="center", va="center", fontsize=7, color=INK, bbox=ground)
             continue
         unit = each.sign / each.workload.margin
         look = drawn[one.first]
