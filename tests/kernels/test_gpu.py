@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adabelief.kernels import cpu
-from adabelief.kernels.layout import LOOKAHEAD, STATE
+from adabelief.kernels.layout import LOOKAHEAD
 from tests.kernels.arrays import DTYPES, NEEDED, Arrays, needs_interpreter
 
 pytest.importorskip(*NEEDED)
@@ -97,7 +97,7 @@ def test_memory_beside_the_arrays_is_left_alone(kernel, dtype, n):
 
 
 @needs_interpreter
-@pytest.mark.parametrize("odd", ["none", "p", "g", *STATE, "size"])
+@pytest.mark.parametrize("odd", ["none", "p", "g", "m", "s", "s_max", "slow", "size"])
 def test_wide_accesses_are_for_aligned_arrays(interpreted, monkeypatch, odd):
     """One address that 16 does not divide, and the whole array is stepped the other way: a GPU would fault."""
     arrays = Arrays(interpreted, [(1256 + (odd == "size"),)], torch.float32, amsgrad=True, k=1)
