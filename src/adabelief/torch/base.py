@@ -225,7 +225,7 @@ class Base(Optimizer):
                 float(scale) if internals.has_value(scale) and not (traced or group["differentiable"]) else scale
             )
         found: Any = skip if skip is not None and group["skip_nonfinite"] else getattr(self, "found_inf", None)
-        place = group["params"][0].device if group["capturable"] else "cpu"  # of the step numbers
+        place = group["params"][0].device if group["capturable"] and group["params"] else "cpu"  # of the step numbers
         found = found.to(place) if traced and isinstance(found, Tensor) else 0.0
         lr, betas = group["lr"], group["betas"]
         if compiling:  # so that the graph serves every number

@@ -146,13 +146,6 @@ def test_translations_keep_the_order_of_the_sources(monkeypatch):
     assert made._translate(made._held["test"], model) == few().test.source
 
 
-@pytest.mark.parametrize("name", ["beam", "average"])
-def test_options_below_one_are_refused(name):
-    options = {**TASK.scales("")["smoke"].options, name: 0}
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        TASK.make(Request("", 0, 128, options, None))
-
-
 @pytest.mark.parametrize("at", [2, 13])
 def test_a_run_that_stops_ends_with_the_same_bits(tmp_path, at):
     short = replace(TASK, make=lambda request: Translation(request, few()))

@@ -63,9 +63,9 @@ def tune(
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from rich.console import Console
+        >>> from adabelief.lab.console import silent_console
         >>> arms = {"AdamW": {"lr": {"low": 1e-4, "high": 1.0}}, "AdaBelief": {"lr": {"low": 1e-4, "high": 1.0}}}
-        >>> options = {"trials": 4, "console": Console(quiet=True)}
+        >>> options = {"trials": 4, "console": silent_console()}
         >>> with TemporaryDirectory() as out:
         ...     found = tune(lambda trial: abs(trial.settings["lr"] - 0.01), arms, out=out, **options)
         >>> len(found["AdaBelief"]), found["AdaBelief"][0].settings == found["AdamW"][0].settings
