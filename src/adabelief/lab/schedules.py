@@ -36,14 +36,7 @@ def warm_up_and_cosine(steps: int) -> Schedule:
 
 def warm_up_then_cosine(share: float) -> Schedule:
     """Up to 1 in a straight line over a share of the epochs, then down to 0 along half a cosine, by the epoch."""
-
-    def schedule(moment: Moment) -> float:
-        rise = max(1, round(share * moment.epochs))
-        if moment.epoch < rise:
-            return (moment.epoch + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (moment.epoch - rise + 1) / (moment.epochs - rise + 1)))
-
-    return schedule
+    return lambda moment: _up_then_cosine(moment.epoch, moment.epochs, share)
 
 
 def inverse_square_root(steps: int, epochs: int) -> Schedule:
@@ -63,14 +56,14 @@ def inverse_square_root(steps: int, epochs: int) -> Schedule:
 
 def cosine(warm_up: float = 0.05) -> Schedule:
     """Up to 1 in a straight line over a share of the steps, then down to 0 along half a cosine, step by step."""
+    return lambda moment: _up_then_cosine(moment.step, moment.steps, warm_up)
 
-    def schedule(moment: Moment) -> float:
-        rise = max(1, round(warm_up * moment.steps))
-        if moment.step < rise:
-            return (moment.step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (moment.step - rise + 1) / (moment.steps - rise + 1)))
 
-    return schedule
+def _up_then_cosine(done: int, whole: int, share: float) -> float:
+    rise = max(1, round(share * whole))
+    if done < rise:
+        return (done + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (done - rise + 1) / (whole - rise + 1)))
 
 
 def divide_in(*fractions: float) -> Schedule:

@@ -113,6 +113,12 @@ def coded(arrays: dict[str, Tensor], options: Options) -> bool:
     return flags(arrays, options) != 0
 
 
+def _none_coded(tensors: Tensors, options: Options) -> bool:
+    """Whether `coded` is so of no tensor, asked of the lists as they are: of most there is nothing to open at all."""
+    kept = (x.dtype for column in ("m", "s") for x in tensors.columns[column])
+    return not (options.dithered or tensors.columns.get("rest") or any(dtype in CODED for dtype in kept))
+
+
 def fits(arrays: dict[str, Tensor], dtype: torch.dtype, options: Options) -> bool:
     """Whether a kernel takes the arrays of a parameter as they are stored; `dtype` is that of its state in 32 bits."""
     p = arrays["p"]
@@ -138,9 +144,9 @@ def _are_exponents(x: Tensor, p: Tensor) -> bool:
 
 def opened(tensors: Tensors, options: Options) -> Tensors:
     """The tensors with their state in float32, and so their weights where these are more than their own bits."""
-    arrays = [tensors.at(i) for i in range(len(tensors.params))]
-    if not any(coded(each, options) for each in arrays):
+    if _none_coded(tensors, options):
         return tensors
+    arrays = [tensors.at(i) for i in range(len(tensors.params))]
     columns = {name: list(tensors.columns[name]) for name in STATE}
     for column, name in EXPONENTS.items():
         columns[column] = [decoded(each[column], each.get(name), column) for each in arrays if column in each]
@@ -185,9 +191,9 @@ def cut(tensors: Tensors, options: Options, limit: int) -> tuple[Tensors, list[i
         options: Theirs.
         limit: Bytes in float32 of a piece, if it has more than one row.
     """
+    if _none_coded(tensors, options):
+        return tensors, list(range(len(tensors.params)))
     arrays = [tensors.at(i) for i in range(len(tensors.params))]
-    if not any(coded(each, options) for each in arrays):
-        return tensors, list(range(len(arrays)))
     spans = [_spans(each["p"], limit) if coded(each, options) else [None] for each in arrays]
     pieces = [(i, span) for i, its in enumerate(spans) for span in its]
 
