@@ -10,5 +10,6 @@ from adabelief.torch.migrate import from_adam
 from adabelief.torch.optimizer import AdaBelief, AdaBeliefW
 from adabelief.torch.probe import Probe
 from adabelief.torch.ranger import RangerAdaBelief
+from adabelief.torch.release import release
 
-__all__ = ["AdaBelief", "AdaBeliefW", "Probe", "RangerAdaBelief", "from_adam", "parameter_groups"]
+__all__ = ["AdaBelief", "AdaBeliefW", "Probe", "RangerAdaBelief", "from_adam", "parameter_groups", "release"]
