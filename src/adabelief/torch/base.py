@@ -45,6 +45,9 @@ class Base(Optimizer):
     _instead: Callable[[], None] | None = None
     """What `step` does in place of `_step_all`, while `release` or `offload` is in force."""
 
+    _state_device: torch.device | None = None
+    """Where the state is kept; None for where its parameter is."""
+
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
         """Wraps a class's step as torch does, for hooks and the profiler; where neither is in use, calls go past it.
@@ -207,11 +210,7 @@ class Base(Optimizer):
             g = p.grad  # once: another thread may drop it
             if g is None:
                 continue
-            if g.is_sparse:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients (a parameter of shape "
-                    f"{tuple(p.shape)} has one): use torch.optim.SparseAdam for it, or Embedding(sparse=False)"
-                )
+            state.refuse_sparse(g, type(self).__name__)
             state.refuse_conjugate(p)
             entry = state.begin(self.state[p], p, group)
             if group["differentiable"]:

@@ -6,7 +6,6 @@ import itertools
 import threading
 import weakref
 from collections import defaultdict
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from adabelief.options import MIB, check
 from adabelief.torch import internals
 from adabelief.torch.base import Base
+from adabelief.torch.handle import Handle, unchanged
 
 REMEDY = "call remove() of what release(optimizer) returned, and train without it"
 
@@ -83,12 +83,7 @@ def release(optimizer: Optimizer, *, batch_mib: float = 32) -> Release:
         >>> handle.remove()
     """
     check("batch_mib", batch_mib, *MIB)
-    if not isinstance(optimizer, Base):
-        raise TypeError(
-            f"optimizer must be AdaBelief, AdaBeliefW or RangerAdaBelief, got {type(optimizer).__name__}; pass the "
-            "optimizer itself, not what wraps it"
-        )
-    return Release(optimizer, int(batch_mib * 2**20))
+    return Release(unchanged(optimizer), int(batch_mib * 2**20))
 
 
 class ReleasedGradient(Tensor):
@@ -108,16 +103,12 @@ class ReleasedGradient(Tensor):
         raise RuntimeError(f"release: {func} reads or changes gradients after backward. {GONE}")
 
 
-class Release:
+class Release(Handle):
     """What `release` returns: the hooks, and what waits between two batches."""
 
     def __init__(self, optimizer: Base, batch_bytes: int) -> None:
-        if optimizer._instead is not None:
-            raise ValueError(
-                f"optimizer: this {type(optimizer).__name__} is already released or offloaded; call remove() of that "
-                "handle first"
-            )
-        self.optimizer, self._batch_bytes = optimizer, batch_bytes
+        super().__init__(optimizer)
+        self._batch_bytes = batch_bytes
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._groups: dict[int, int] = {}
         """The places of the parameters' groups, by the parameters' ids."""
@@ -145,16 +136,7 @@ class Release:
         self._hooks.clear()
         self._uncover()
         self._forget()
-        if self.optimizer.__dict__.get("_instead") == self._step_left:
-            del self.optimizer._instead
-
-    def __enter__(self) -> Release:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
+        super().remove()
 
     def _attend(self) -> None:
         """Notes the groups as they are now, after it has refused what they must not ask for."""
@@ -186,7 +168,7 @@ class Release:
             for p in group["params"]:
                 if p.requires_grad and p not in self._hooks:
                     self._hooks[p] = p.register_post_accumulate_grad_hook(arrived)
-        self.optimizer._instead = self._step_left
+        self.optimizer._instead = self._step
 
     def _arrive(self, p: Tensor) -> None:
         """Takes a gradient that is complete, and steps the batch that it no longer fits into."""
@@ -230,7 +212,7 @@ class Release:
             p.grad = None
         batch.clear()
 
-    def _step_left(self) -> None:
+    def _step(self) -> None:
         """What `optimizer.step()` does: the step of what backward left, after which the next iteration begins."""
         if torch.compiler.is_compiling():
             raise RuntimeError(
