@@ -182,3 +182,9 @@ def data_parallel(tensors: list[Tensor]) -> bool:
         for p in x.module.parameters()
         if p.requires_grad and not getattr(p, "_ddp_ignored", False)
     )
+
+
+def register_functional(optimizer: type, form: type) -> None:
+    """Has torch.distributed find an optimizer's functional form; it takes long to import, so nobody else does."""
+    if torch.distributed.is_available():
+        _named("torch.distributed.optim.utils", "register_functional_optim", lambda key, optim: None)(optimizer, form)
