@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from unittest import mock
 
 import pytest
@@ -30,22 +31,24 @@ def batch(seed: int, rank: int) -> torch.Tensor:
     return torch.randn(4, 7, generator=torch.Generator().manual_seed(10 * seed + rank), dtype=torch.float64)
 
 
-def expected(cls, steps, begin=0, ranks=2, **options):
+def expected(cls, steps, begin=0, ranks=2, decay=1.0, **options):
     """The model of one process that has the data of all."""
     model = net()
     optimizer = cls(model.parameters(), foreach=False, **options)
     for seed in range(begin, begin + steps):
+        optimizer.param_groups[0]["lr"] = options["lr"] * decay ** (seed - begin)
         optimizer.zero_grad()
         (sum((model(batch(seed, rank)) ** 2).mean() for rank in range(ranks)) / ranks).backward()
         optimizer.step()
     return model
 
 
-def run(model, rank, steps=STEPS, after=lambda: None):
+def run(model, rank, steps=STEPS, scheduler=None):
     for seed in range(steps):
         (model(batch(seed, rank)) ** 2).mean().backward()
-        after()
         model.zero_grad()
+        if scheduler:
+            scheduler.step()
 
 
 def close(model, other, what):
@@ -54,7 +57,7 @@ def close(model, other, what):
 
 
 def overlapped(cls, rank, options):
-    """ZeroRedundancyOptimizer's own steps, which begin once the buckets of DDP are known."""
+    """ZeroRedundancyOptimizer's own steps, which begin, with the first rate, once the buckets of DDP are known."""
     from torch.distributed.algorithms.ddp_comm_hooks import ddp_zero_hook
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
     from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -65,12 +68,15 @@ def overlapped(cls, rank, options):
         with mock.patch.object(ddp_zero_hook.dist, "get_backend", return_value="nccl"):  # of gloo torch fears hangs
             hook = ddp_zero_hook.hook_with_zero_step(allreduce_hook, model, zero, shard_buckets)
         model.register_comm_hook(None, hook)
-        run(model, rank, after=zero.step)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a scheduler that sees no step
+            run(model, rank, scheduler=torch.optim.lr_scheduler.ExponentialLR(zero, 0.9))
         assert type(zero.optim) is functional.FORMS[cls]
         taken = {int(entry["step"]) for entry in zero.optim.state.values()}
         assert taken == {STEPS - 2}
         assert zero.param_groups[0]["rectify"] is cls(net().parameters()).param_groups[0]["rectify"]
-        close(model.module, expected(cls, STEPS - 2, begin=2, **options), (cls.__name__, "ZeRO", shard_buckets))
+        one = expected(cls, STEPS - 2, begin=2, decay=0.9, **options)
+        close(model.module, one, (cls.__name__, "ZeRO", shard_buckets))
 
 
 def fused_into_ddp(cls, rank, options):
@@ -81,13 +87,16 @@ def fused_into_ddp(cls, rank, options):
 
 
 def in_backward_of_ddp(cls, rank, options):
+    """DDP asks for streams, which CPUs do not have and, with gloo, do not need."""
     from torch.distributed.optim import _apply_optimizer_in_backward
 
+    streams = mock.patch.multiple(torch, Stream=mock.MagicMock(), accelerator=mock.MagicMock())
     for bucket_view in (False, True):
         model = net()
         _apply_optimizer_in_backward(cls, model.parameters(), options)
         model = nn.parallel.DistributedDataParallel(model, bucket_cap_mb=1e-4, gradient_as_bucket_view=bucket_view)
-        run(model, rank)
+        with streams:
+            run(model, rank)
         close(model.module, expected(cls, STEPS, **options), (cls.__name__, "in backward", bucket_view))
 
 
