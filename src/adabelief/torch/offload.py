@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import pairwise
@@ -154,7 +155,7 @@ class Offload(Handle):
                 self._twin.grad_scale = self.optimizer.grad_scale
             self._twin.param_groups = self.optimizer.param_groups
             pairs = [pair for batch in self._batches for pair in zip(batch.params, batch.copies, strict=True)]
-            self._twin.state = {q: self.optimizer.state[p] for p, q in pairs}  # before the plans of batches look at it
+            self._twin.state = defaultdict(dict, {q: self.optimizer.state[p] for p, q in pairs})  # before any plan
             copying = Copying(self._batches)
             for batch, after in pairwise([None, *self._batches, None]):
                 if after:
@@ -178,7 +179,7 @@ class Offload(Handle):
         places = {id(group): i for i, group in enumerate(self.optimizer.param_groups)}
         due = [(places[id(group)], p) for group in groups for p in group["params"] if p.grad is not None]
         for _, p in due:
-            state.refuse_sparse(p.grad, type(self.optimizer).__name__)  # type: ignore[arg-type]
+            state.refuse_sparse(p.grad, type(self.optimizer).__name__)
         signature = [(i, id(p), p.device, p.dtype, p.shape, p.stride()) for i, p in due]
         if signature == self._signature:
             return
@@ -200,7 +201,8 @@ class Copying:
 
     def __init__(self, batches: list[Batch]) -> None:
         devices = {batch.device for batch in batches if batch.device.type == "cuda"}
-        self._streams = {device: (torch.cuda.Stream(device), torch.cuda.Stream(device)) for device in devices}
+        stream: Any = torch.cuda.Stream
+        self._streams = {device: (stream(device), stream(device)) for device in devices}
         self._fetched: dict[int, torch.cuda.Event] = {}
         self._given_back: dict[int, torch.cuda.Event] = {}
         for fetching, _ in self._streams.values():
