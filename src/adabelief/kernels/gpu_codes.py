@@ -39,6 +39,12 @@ def _halves(bits: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def _upper(x: tl.tensor) -> tl.tensor:
+    """The bits of numbers in bf16, with their sign."""
+    return x.to(tl.int16, bitcast=True).to(tl.int32)
+
+
+@triton.jit
 def _top(r: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
     """The top bits of r, which has no sign."""
     return (r >> (32 - BITS)).to(tl.int32)
@@ -112,7 +118,7 @@ def load(array: tl.tensor, exponents: tl.tensor, at: tl.tuple, POSITIVE: tl.cons
     if BITS == 8:
         x = _decoded(x, tl.load(exponents + block, there), POSITIVE)
     elif BITS == 16:
-        x = x.to(tl.float32)
+        x = _number(_upper(x) << 16)
     return x
 
 
@@ -142,8 +148,10 @@ def store(
 def load_weights(p: tl.tensor, rest: tl.tensor, i: tl.tensor, inside: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
     """Weights, joined with their rest where more than 16 BITS of them are kept."""
     x = tl.load(p + i, inside)
-    if BITS > 16:
-        halves = x.to(tl.int16, bitcast=True).to(tl.int32)
+    if BITS == 16:
+        x = _number(_upper(x) << 16)
+    elif BITS > 16:
+        halves = _upper(x)
         upper = (halves & 0x7FFF) << 16
         magnitude = upper + (tl.load(rest + i, inside).to(tl.int32) << (32 - BITS))
         magnitude = tl.where(upper < INFINITE, tl.minimum(tl.maximum(magnitude, 0), INFINITE - 1), upper)
