@@ -134,7 +134,7 @@ def store(
 ) -> None:
     """Stores m, or s and s_max."""
     i, inside, block, there = at
-    if not POSITIVE:
+    if not POSITIVE and BITS < 32:
         r += AHEAD_M
     if BITS == 8:
         x, largest = _encoded(x, inside, r, POSITIVE)
