@@ -20,7 +20,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from step_time import CASES, GPT2_BLOCK, Shapes, Step, arms, copy, measure, parameters, ratio, until_done
+from step_time import (
+    CASES, GPT2_BLOCK, Shapes, Step, arms, copy, measure, moved_by, moved_bytes, parameters, ratio, until_done,
+)  # fmt: skip
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.lab.models.gpt import GPT
@@ -48,8 +50,8 @@ STEPS: list[tuple[str, Shapes, torch.dtype]] = [
 """Ordered by worth, like the parts themselves."""
 
 TINY: list[tuple[str, Shapes, torch.dtype]] = [
-    ("tiny", [(16,), (3, 5)], torch.float32),
-    ("tiny", [(16,), (3, 5)], torch.bfloat16),
+    ("tiny", [(16,), (3, 5), (8, 512)], torch.float32),
+    ("tiny", [(16,), (3, 5), (8, 512)], torch.bfloat16),
 ]
 
 
@@ -121,7 +123,7 @@ def steps(interpret: bool) -> Iterator[Row]:
     seconds = 0.0 if interpret else SECONDS
     for case, shapes, dtype in TINY if interpret else STEPS:
         params = parameters(shapes, device, dtype)
-        contenders, _, left_out = arms(params)
+        contenders, sizes, left_out = arms(params)
         contenders["limit"] = copy(params)
         whole = measure(contenders, seconds, partial(until_done, device=device))
         alone = whole if interpret else measure(contenders, seconds, on_device)
@@ -133,6 +135,7 @@ def steps(interpret: bool) -> Iterator[Row]:
             "dtype": str(dtype).removeprefix("torch."),
         }
         for name in contenders:
+            moved = moved_by(params, sizes[name]) if name in sizes else moved_bytes(params)
             yield (
                 {"table": "steps"}
                 | about
@@ -141,7 +144,9 @@ def steps(interpret: bool) -> Iterator[Row]:
                     "ms": median(whole[name]) * 1e3,
                     "x AdamW fused": ratio(whole, name, "AdamW fused"),
                     "device ms": median(alone[name]) * 1e3,
-                    "share of a copy's bandwidth": ratio(alone, "limit", name),
+                    "share of a copy's bandwidth": ratio(alone, "limit", name) * moved / moved_bytes(params),
+                    "bytes moved": moved / about["elements"],
+                    "bytes of state": sizes.get(name),
                     "host ms": median(host[name]) * 1e3,
                 }
             )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adabelief.kernels import gpu
-from adabelief.kernels.layout import SCALARS, STATE, row
+from adabelief.kernels.layout import M_CODES, SCALARS, STATE, row
 from tests.kernels.arrays import DTYPES, NEEDED
 
 triton = pytest.importorskip(*NEEDED)
@@ -34,6 +34,7 @@ def compiled(tmp_path, monkeypatch):
     def compile(kernel, target, dtype, rows=False, **constants):
         backend, arch, lanes = TARGETS[target]
         wide = "fp64" if dtype == torch.float64 else "fp32"
+        constants = dict(M_BITS=32, S_BITS=32, P_BITS=0) | constants
         constants |= dict(T=getattr(tl, str(dtype).removeprefix("torch.")), DOUBLE=dtype == torch.float64)
         monkeypatch.setattr(torch.version, "hip", "6.0" if backend == "hip" else None)
         constants |= {"BLOCK": gpu._block(), "values" if rows else "coefficients": None}
@@ -41,7 +42,7 @@ def compiled(tmp_path, monkeypatch):
         arguments = dict(places="*i64", gradients="*i64", owners="*i32", means=f"*{wide}")
         arguments |= dict(stride="i32") | scalars | dict.fromkeys(constants, "constexpr")
         source = compiler.ASTSource(kernel, arguments, {(kernel.arg_names.index(k),): v for k, v in constants.items()})
-        options = dict(num_warps=gpu.WARPS)
+        options = gpu.compiler_options(M_CODES if constants["M_BITS"] == 8 else 0)
         asm = triton.compile(source, target=targets.GPUTarget(backend, arch, lanes), options=options).asm
         return asm["ptx" if backend == "cuda" else "amdgcn"]
 
@@ -73,6 +74,32 @@ def test_all_arrays_are_read_and_written_in_128_bits(compiled, target, dtype, ro
         kind = "f64" if dtype == torch.float64 else "f32"
         assert re.search(rf"\bsqrt\.rn\.{kind}\b", asm)
         assert re.search(rf"\bdiv\.rn\.{kind}\b", asm)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "bits", "weights", "loads", "stores"),
+    [
+        (torch.float32, 8, 0, (4, 2), (2, 2)),  # p, g: 4 elements at a time; m, s: 8 codes
+        (torch.bfloat16, 8, 24, (2, 3), (1, 3)),  # m, s, and the rest of p
+        (torch.bfloat16, 8, 16, (2, 2), (1, 2)),
+        (torch.float32, 16, 0, (6, 0), (4, 0)),
+        (torch.bfloat16, 16, 32, (5, 0), (4, 0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("target", ["A100", "H100"])
+def test_codes_are_read_and_written_together(compiled, target, dtype, bits, weights, loads, stores, rows):
+    """All that a thread has of an array at once: 8 bytes, or 16 at a time; one by one only at odd addresses."""
+    flags = dict(AMSGRAD=False, LOOKAHEAD=False, CENTRALIZED="")
+    asm = compiled(gpu_rule.update, target, dtype, rows, M_BITS=bits, S_BITS=bits, P_BITS=weights, **flags)
+    for kind, expected in (("ld", loads), ("st", stores)):
+        found = tuple(len(re.findall(rf"\b{kind}\.global\.{width}\.b32\b", asm)) for width in ("v4", "v2"))
+        assert found == expected
+    assert not re.search(r"approx|div\.full|\.ftz", asm)
+    if bits == 8:  # an exponent is found within a warp
+        assert len(re.findall(r"\bredux\.sync\.max", asm)) == 2 * 2
+        assert ".maxnreg 64" in asm
 
 
 @pytest.mark.parametrize("centralized", ["gradients", "steps"])
