@@ -21,8 +21,19 @@ from typing import Any
 
 import torch
 from step_time import (
-    CASES, GPT2_BLOCK, Shapes, Step, arms, copy, measure, moved_by, moved_bytes, parameters, ratio, until_done,
-)  # fmt: skip
+    CASES,
+    GPT2_BLOCK,
+    Shapes,
+    Step,
+    arms,
+    copy,
+    measure,
+    moved_by,
+    moved_bytes,
+    parameters,
+    ratio,
+    until_done,
+)
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.lab.models.gpt import GPT
@@ -128,10 +139,11 @@ def steps(interpret: bool) -> Iterator[Row]:
         whole = measure(contenders, seconds, partial(until_done, device=device))
         alone = whole if interpret else measure(contenders, seconds, on_device)
         host = whole if interpret else measure(contenders, seconds / 3, on_host)
+        elements = sum(p.numel() for p in params)
         about = {
             "case": case,
             "tensors": len(shapes),
-            "elements": sum(p.numel() for p in params),
+            "elements": elements,
             "dtype": str(dtype).removeprefix("torch."),
         }
         for name in contenders:
@@ -145,7 +157,7 @@ def steps(interpret: bool) -> Iterator[Row]:
                     "x AdamW fused": ratio(whole, name, "AdamW fused"),
                     "device ms": median(alone[name]) * 1e3,
                     "share of a copy's bandwidth": ratio(alone, "limit", name) * moved / moved_bytes(params),
-                    "bytes moved": moved / about["elements"],
+                    "bytes moved": moved / elements,
                     "bytes of state": sizes.get(name),
                     "host ms": median(host[name]) * 1e3,
                 }
