@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adabelief.kernels import gpu
-from adabelief.kernels.layout import M_CODES, SCALARS, STATE, row
+from adabelief.kernels.layout import KEPT, M_CODES, P_24, S_CODES, SCALARS, row
 from tests.kernels.arrays import DTYPES, NEEDED
 
 triton = pytest.importorskip(*NEEDED)
@@ -145,7 +145,8 @@ class Compiled:
         return lambda *arguments: self.log.append((grid, dict(zip(self.kernel.arg_names, arguments, strict=True))))
 
 
-def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("flags", [0, M_CODES | S_CODES | P_24])
+def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch, flags):
     """Launches as `Table` makes them, up to the point where they would run."""
     jit = pytest.importorskip("triton.runtime.jit")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -163,14 +164,15 @@ def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
     monkeypatch.setattr(jit.JITFunction, "run", warm_up)
     scalars = torch.zeros(40, len(SCALARS), dtype=torch.float64)
     for n in (1, 2, 16, 31):
-        addresses = dict.fromkeys(("p", "g", *STATE), 64 * n + 1)
-        table = gpu.Table([row(**addresses, elements=5000 * n, rows=n)] * n, "float32", torch.device("cpu"))
+        addresses = dict.fromkeys(("p", "g", *KEPT), 64 * n + 1)
+        rows = [row(**addresses, elements=5000 * n, rows=n, row_length=5000, first=n)] * n
+        table = gpu.Table(rows, "bfloat16" if flags else "float32", torch.device("cpu"))
         for coefficients in (scalars[:n], scalars[1 : 1 + n], scalars[3 : 3 + n]):
-            table.update(0, coefficients)
+            table.update(flags, coefficients)
         assert again[-1] == ((table._chunks, 1, 1), first["update"] | {"coefficients": coefficients})
         table.set_gradients([16] * n)
         for number in (0.0, 1.0, 16.0):
-            table.update(0, [number] * len(SCALARS))
+            table.update(flags, [number] * len(SCALARS))
         assert again[-2] == ((table._rows, 1, 1), first["take_means"] | {"values": (16.0,) * len(SCALARS)})
     assert launched == {"update": 8, "take_means": 8}
     assert len(again) == 32
