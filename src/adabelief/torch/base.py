@@ -281,14 +281,15 @@ class Base(Optimizer):
             raise ValueError(f"fused=True: {reason}; use fused=None or foreach=True")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state_dict of this class, of adabelief-pytorch 0.0.5 to 0.2.1, timm or ranger-adabelief.
+        """Loads a state_dict of this class, of adabelief-pytorch, timm, ranger-adabelief, torch_ or pytorch_optimizer.
 
         State keeps the precision in which it was saved or float32, whichever is wider, also for half-precision
         parameters. The options are those of the checkpoint; the ones that other packages do not save (weight_decouple,
         rectify, ...) stay as this optimizer was constructed.
 
         Raises:
-            ValueError: If the groups differ in number or size, or the state is that of another algorithm.
+            ValueError: If the groups differ in number or size, or the state is that of another algorithm or model: it
+                names the first wrong key, and the optimizer is as it was.
         """
         state.load(self, state_dict, super().load_state_dict)
 
