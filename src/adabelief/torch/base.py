@@ -29,7 +29,7 @@ CHOOSING = (
 """Options that decide what a plan is; the others are read at every step."""
 
 RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "max_update")
-"""Options that go to `rule.coefficients` as they are."""
+"""Options that go to `rule.coefficients`, which takes tensors for numbers."""
 
 
 class Base(Optimizer):
@@ -227,17 +227,15 @@ class Base(Optimizer):
         found: Any = skip if skip is not None and group["skip_nonfinite"] else getattr(self, "found_inf", None)
         place = group["params"][0].device if group["capturable"] and group["params"] else "cpu"  # of the step numbers
         found = found.to(place) if traced and isinstance(found, Tensor) else 0.0
-        lr, betas = group["lr"], group["betas"]
-        if compiling:  # so that the graph serves every number
-            lr, betas = _tensor(lr), tuple(map(_tensor, betas))
-        elif traced or group["differentiable"]:
-            lr, betas = _scalar(lr), tuple(map(_scalar, betas))
-        else:
-            lr, betas = float(lr), tuple(map(float, betas))
-        return Recipe(partial(self._coefficients, group, lr, betas), gain, skip=found)
+        # a compiler gets tensors, so that the graph serves every number
+        convert = _tensor if compiling else _scalar if traced or group["differentiable"] else float
+        decay = group["weight_decay"]  # a number says that there is none where it is 0, so it stays one
+        numbers = {"lr": convert(group["lr"]), "betas": tuple(map(convert, group["betas"]))}
+        numbers["weight_decay"] = convert(decay) if isinstance(decay, Tensor) else decay
+        return Recipe(partial(self._coefficients, group, numbers), gain, skip=found)
 
-    def _coefficients(self, group: Group, lr: Any, betas: Any, t: Any, **more: Any) -> rule.Coefficients:
-        return rule.coefficients(t, lr=lr, **({name: group[name] for name in RULE} | {"betas": betas}), **more)
+    def _coefficients(self, group: Group, numbers: dict[str, Any], t: Any, **more: Any) -> rule.Coefficients:
+        return rule.coefficients(t, **({name: group[name] for name in RULE} | numbers), **more)
 
     def _options(self, group: Group) -> Options:
         chosen = {"fused": bool(group["fused"]), "dithered": bool(group["stochastic_rounding"])}
@@ -251,13 +249,13 @@ class Base(Optimizer):
 
     def _check(self, group: Group) -> None:
         """Raises ValueError for the first option that is out of its range."""
-        lr = group["lr"]
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"lr must be a number or a tensor of one element, got a tensor of shape {tuple(lr.shape)}")
-        check("lr", lr.item() if isinstance(lr, Tensor) else lr, *RATE)
+        for name in ("lr", "weight_decay"):
+            x = group[name]
+            if isinstance(x, Tensor) and x.numel() != 1:
+                raise ValueError(f"{name} must be a number or a tensor of one element, got shape {tuple(x.shape)}")
+            check(name, x.item() if isinstance(x, Tensor) else x, *RATE)
+        check("eps", group["eps"], *RATE)
         pair("betas", group["betas"], *BETA, passes=_is_beta)
-        for name in ("eps", "weight_decay"):
-            check(name, group[name], *RATE)
         bits.check(group)
         check("max_update", group["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
         if group["fused"]:
