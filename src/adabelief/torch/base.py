@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.options import BETA, MAX_UPDATE, RATE, check, never_adaptive, never_adaptive_text, pair
+from adabelief.options import BETA, MAX_UPDATE, RATE, check, items, never_adaptive, never_adaptive_text, pair
 from adabelief.torch import bits, finite, internals, launch, state
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
@@ -73,6 +73,8 @@ class Base(Optimizer):
         warned = any(self._never_adaptive(other) for other in self.param_groups)
         super().add_param_group(param_group)
         group = finite.begun(self.param_groups[-1])
+        for name in ("betas", "state_bits"):  # as tuples: other types of sequences could not be saved everywhere
+            group[name] = items(group[name]) or group[name]
         try:
             self._check_parameters(group)
         except ValueError:
