@@ -34,16 +34,16 @@ class PlatformWheel(bdist_wheel):
 # computed exactly as its elements are.
 flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 if sys.platform == "win32":
-    compile_args, strip, openmp = ["/O2", "/openmp", "/std:c11"], [], []
+    compile_args, link_args = ["/O2", "/openmp", "/std:c11"], []  # elsewhere threads are the framework's (threads.h)
 elif sys.platform == "darwin":
-    compile_args, strip, openmp = flags, ["-Wl,-x"], []  # its compiler has no OpenMP
+    compile_args, link_args = flags, ["-Wl,-x"]
 else:
-    compile_args, strip, openmp = [*flags, "-fopenmp"], ["-Wl,-s"], ["-fopenmp", "-lm"]
+    compile_args, link_args = flags, ["-Wl,-s", "-lm"]
 
 
-def library(name, source, link=(), headers=()):
+def library(name, source, headers=()):
     """A shared library; without a compiler the package installs all the same and uses foreach."""
-    link_args, depends = [*strip, *link], [os.path.join(os.path.dirname(source), header) for header in headers]
+    depends = [os.path.join(os.path.dirname(source), header) for header in headers]
     return Extension(
         name, [source], extra_compile_args=compile_args, extra_link_args=link_args, depends=depends, optional=True
     )
@@ -52,7 +52,7 @@ def library(name, source, link=(), headers=()):
 setup(
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
     ext_modules=[
-        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", openmp, ["codes.h", "types.h"]),
+        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", ["codes.h", "threads.h", "types.h"]),
         library("adabelief.torch._proof", "src/adabelief/torch/proof.c"),
     ],
 )

@@ -1,14 +1,12 @@
-"""The CPU kernel (cpu.c, with OpenMP): a whole list of arrays in one call.
-
-Import it after the framework whose threads it is to share: the OpenMP runtime that is loaded first serves both.
-"""
+"""The CPU kernel (cpu.c): a whole list of arrays in one call, by the threads of the framework that they are of."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import struct
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,6 +18,13 @@ TRAFFIC = "traffic"
 
 _SCALARS = struct.Struct(f"{len(SCALARS)}d")
 """As cpu.c has them."""
+
+_OPENMP = ("GOMP_parallel", "omp_in_parallel", "omp_get_max_threads", "omp_get_num_threads", "omp_get_thread_num")
+"""As threads.h has them."""
+
+_scopes: list[Callable[[], ctypes.CDLL]] = [lambda: ctypes.CDLL(None)]
+"""Where they are looked up: in what all libraries see, which comes first for a framework's own calls too, then in its own
+libraries."""
 
 
 class Table:
@@ -71,6 +76,21 @@ class Steps:
         return bool(_kernel().adabelief_count(*self._arguments))
 
 
+def share_threads(framework: Callable[[], ctypes.CDLL]) -> None:
+    """Takes the threads of a framework, given by one of its libraries.
+
+    Where there is no OpenMP runtime, a step is taken by one thread.
+    """
+    # Apple's linker finds a library's own runtime before everybody's, that of Linux after it (think of LD_PRELOAD).
+    _scopes.insert(0 if sys.platform == "darwin" else len(_scopes), framework)
+    _library.cache_clear()  # one that is loaded looks again
+
+
+def threads() -> int:
+    """How many threads a step may take, called from this one."""
+    return int(_kernel().adabelief_threads())
+
+
 def unavailable() -> str | None:
     """Why there is no kernel here; None where there is one."""
     kernel = _library()
@@ -100,11 +120,25 @@ def _library() -> ctypes.CDLL | str:
     try:
         kernel = ctypes.CDLL(str(built))
         kernel.adabelief_layout.restype = kernel.adabelief_instruction_set.restype = ctypes.c_char_p
+        kernel.adabelief_threads.argtypes = []
         kernel.adabelief_count.argtypes = [pointer, pointer, int64, pointer]
         kernel.adabelief_update.argtypes = [pointer, pointer, int64, ctypes.c_int, ctypes.c_int, pointer]
         kernel.adabelief_update.restype = None
     except (OSError, AttributeError) as error:
         return f"{built.name} could not be loaded ({error})"
+    if hasattr(kernel, "adabelief_share_threads") and (found := _openmp()):
+        kernel.adabelief_share_threads((pointer * len(found))(*found))
     if kernel.adabelief_layout().decode().split() != [*COLUMNS, *SCALARS, *TYPES]:
         return f"{built.name} was compiled from another version of this package: install it again"
     return kernel
+
+
+def _openmp() -> list[int | None]:
+    """The addresses of the OpenMP functions, in the first scope that has them; empty where none has."""
+    for scope in _scopes:
+        try:
+            runtime = scope()
+            return [ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in _OPENMP]
+        except (OSError, AttributeError):
+            continue
+    return []

@@ -5,9 +5,11 @@ Each name is looked up here, once, with what is done where a version of torch do
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +33,20 @@ _global_hooks: list[Mapping[Any, Any]] = [
 
 increment_version: Callable[[Any], None] = _named("torch.autograd.graph", "increment_version", lambda tensors: None)
 """Tells autograd that tensors were changed in place."""
+
+
+def torch_cpu() -> ctypes.CDLL:
+    """The library with torch's functions for CPUs, which this process has loaded.
+
+    Raises:
+        OSError: Where this torch keeps it elsewhere.
+    """
+    folder = Path(torch.__file__).parent / "lib"
+    names = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
+    path = next((folder / name for name in names if (folder / name).exists()), None)
+    if path is None:
+        raise OSError(f"there is no libtorch_cpu in {folder}")
+    return ctypes.CDLL(str(path))
 
 
 def hooked(func: Callable[..., Any]) -> Callable[..., Any]:
