@@ -34,7 +34,7 @@ class PlatformWheel(bdist_wheel):
 # computed exactly as its elements are.
 flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 if sys.platform == "win32":
-    compile_args, link_args = ["/O2", "/openmp", "/std:c11"], []  # elsewhere threads are the framework's (threads.h)
+    compile_args, link_args = ["/O2", "/std:c11"], []
 elif sys.platform == "darwin":
     compile_args, link_args = flags, ["-Wl,-x"]
 else:

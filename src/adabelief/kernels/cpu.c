@@ -312,9 +312,9 @@ static void update(const Work *w, int64_t from, int64_t to) {
 /* A thread's share, of those that came, which may be fewer than were asked for. */
 static void update_share(void *work) {
     const Work *w = work;
-    const int64_t share = (w->begins[w->n] + omp_get_num_threads() - 1) / omp_get_num_threads();
-    const int64_t from = cut(w->begins, w->n, share * omp_get_thread_num());
-    update(w, from, cut(w->begins, w->n, share * (omp_get_thread_num() + 1)));
+    const int64_t share = (w->begins[w->n] + openmp.num_threads() - 1) / openmp.num_threads();
+    const int64_t from = cut(w->begins, w->n, share * openmp.thread_num());
+    update(w, from, cut(w->begins, w->n, share * (openmp.thread_num() + 1)));
 }
 
 /* Updates n tensors of one type, an index into `kernels`. begins[i] counts the elements before tensor i, begins[n] all. The
@@ -328,8 +328,10 @@ EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64
     Work work = {tensors, begins, n, type, flags, c};
     int threads = adabelief_threads();
     if (threads > 1 + elements / least) threads = 1 + (int)(elements / least);
-    if (threads > 1) in_parallel(update_share, &work, threads);
-    else update(&work, 0, elements); /* a region of one thread would put the others to sleep */
+    if (threads > 1)
+        update_in_parallel(&work, threads);
+    else
+        update(&work, 0, elements); /* a region of one thread would put the others to sleep */
 }
 
 EXPORT const char *adabelief_instruction_set(void) {

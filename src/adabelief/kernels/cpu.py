@@ -7,6 +7,7 @@ import functools
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -19,12 +20,15 @@ TRAFFIC = "traffic"
 _SCALARS = struct.Struct(f"{len(SCALARS)}d")
 """As cpu.c has them."""
 
-_OPENMP = ("GOMP_parallel", "omp_in_parallel", "omp_get_max_threads", "omp_get_num_threads", "omp_get_thread_num")
-"""As threads.h has them."""
+_OPENMP = ("omp_in_parallel", "omp_get_max_threads", "omp_get_num_threads", "omp_get_thread_num")
+_REGIONS = {
+    "GCC": ("GOMP_parallel",),
+    "LLVM": ("__kmpc_global_thread_num", "__kmpc_push_num_threads", "__kmpc_fork_call"),
+}
+"""The functions of threads.h, in its order: what any OpenMP runtime has, and what begins a region, of which it needs one."""
 
-_scopes: list[Callable[[], ctypes.CDLL]] = [lambda: ctypes.CDLL(None)]
-"""Where they are looked up: in what all libraries see, which comes first for a framework's own calls too, then in its own
-libraries."""
+_scopes: list[Callable[[], ctypes.CDLL]] = [] if sys.platform == "win32" else [lambda: ctypes.CDLL(None)]
+"""Where these are looked up: in what all libraries see, and in the libraries of frameworks."""
 
 
 class Table:
@@ -81,7 +85,7 @@ def share_threads(framework: Callable[[], ctypes.CDLL]) -> None:
 
     Where there is no OpenMP runtime, a step is taken by one thread.
     """
-    # Apple's linker finds a library's own runtime before everybody's, that of Linux after it (think of LD_PRELOAD).
+    # Linux prefers everybody's to a library's own, for the framework's calls too (think of LD_PRELOAD); Apple does not.
     _scopes.insert(0 if sys.platform == "darwin" else len(_scopes), framework)
     _library.cache_clear()  # one that is loaded looks again
 
@@ -126,19 +130,21 @@ def _library() -> ctypes.CDLL | str:
         kernel.adabelief_update.restype = None
     except (OSError, AttributeError) as error:
         return f"{built.name} could not be loaded ({error})"
-    if hasattr(kernel, "adabelief_share_threads") and (found := _openmp()):
-        kernel.adabelief_share_threads((pointer * len(found))(*found))
+    addresses = next(filter(None, map(_openmp, _scopes)), None)
+    if addresses:
+        kernel.adabelief_share_threads((pointer * len(addresses))(*addresses))
     if kernel.adabelief_layout().decode().split() != [*COLUMNS, *SCALARS, *TYPES]:
         return f"{built.name} was compiled from another version of this package: install it again"
     return kernel
 
 
-def _openmp() -> list[int | None]:
-    """The addresses of the OpenMP functions, in the first scope that has them; empty where none has."""
-    for scope in _scopes:
-        try:
-            runtime = scope()
-            return [ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in _OPENMP]
-        except (OSError, AttributeError):
-            continue
-    return []
+def _openmp(scope: Callable[[], ctypes.CDLL]) -> list[int | None] | None:
+    """The addresses of the OpenMP functions; None where a scope has no such runtime."""
+    try:
+        runtime = scope()
+    except OSError:
+        return None
+    found = {name: getattr(runtime, name, None) for name in chain(_OPENMP, *_REGIONS.values())}
+    if not all(found[name] for name in _OPENMP) or not any(all(map(found.get, names)) for names in _REGIONS.values()):
+        return None
+    return [ctypes.cast(function, ctypes.c_void_p).value if function else None for function in found.values()]

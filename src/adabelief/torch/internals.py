@@ -36,16 +36,28 @@ increment_version: Callable[[Any], None] = _named("torch.autograd.graph", "incre
 
 
 def torch_cpu() -> ctypes.CDLL:
-    """The library with torch's functions for CPUs, which this process has loaded.
+    """Torch's functions for CPUs, as this process has loaded them.
+
+    Raises:
+        OSError: Where this torch keeps them elsewhere.
+    """
+    return _library("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
+
+
+def openmp() -> ctypes.CDLL:
+    """Torch's OpenMP runtime: a library that leads to it, or itself where the system looks no further (Windows).
 
     Raises:
         OSError: Where this torch keeps it elsewhere.
     """
+    return _library("libtorch_cpu.so", "libtorch_cpu.dylib", "libiomp5md.dll")
+
+
+def _library(*names: str) -> ctypes.CDLL:
     folder = Path(torch.__file__).parent / "lib"
-    names = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:
-        raise OSError(f"there is no libtorch_cpu in {folder}")
+        raise OSError(f"there is none of {', '.join(names)} in {folder}")
     return ctypes.CDLL(str(path))
 
 
