@@ -23,11 +23,12 @@ class BuildLibraries(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """A wheel for a platform and every Python."""
+    """A wheel for every Python, and for the platform of its libraries."""
 
     def get_tag(self):
-        """The tag, of which only the platform depends on where it is built."""
-        return "py3", "none", super().get_tag()[2]
+        """The tag of what was built: where no library could be, the wheel says so."""
+        built = any(map(os.path.exists, self.get_finalized_command("build_ext").get_outputs()))
+        return "py3", "none", super().get_tag()[2] if built else "any"
 
 
 # Loops with a root vectorise without errno and traps; inf and nan stay as they are. Without contraction a row's mean is
