@@ -25,7 +25,7 @@ _REGIONS = {
     "GCC": ("GOMP_parallel",),
     "LLVM": ("__kmpc_global_thread_num", "__kmpc_push_num_threads", "__kmpc_fork_call"),
 }
-"""The functions of threads.h, in its order: of any OpenMP runtime, and of compilers for regions, of which one is enough."""
+"""The functions of threads.h, in its order: what any OpenMP runtime has, and what begins a region, one of two ways."""
 
 _scopes: list[Callable[[], ctypes.CDLL]] = [] if sys.platform == "win32" else [lambda: ctypes.CDLL(None)]
 """Where these are looked up: in what all libraries see, and in the libraries of frameworks."""
