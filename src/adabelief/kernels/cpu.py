@@ -7,7 +7,6 @@ import functools
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import numpy as np
 
@@ -21,11 +20,9 @@ _SCALARS = struct.Struct(f"{len(SCALARS)}d")
 """As cpu.c has them."""
 
 _OPENMP = ("omp_in_parallel", "omp_get_max_threads", "omp_get_num_threads", "omp_get_thread_num")
-_REGIONS = {
-    "GCC": ("GOMP_parallel",),
-    "LLVM": ("__kmpc_global_thread_num", "__kmpc_push_num_threads", "__kmpc_fork_call"),
-}
-"""The functions of threads.h, in its order: what any OpenMP runtime has, and what begins a region, one of two ways."""
+_GCC, _LLVM = ("GOMP_parallel",), ("__kmpc_global_thread_num", "__kmpc_push_num_threads", "__kmpc_fork_call")
+_FUNCTIONS = (*_OPENMP, *_GCC, *_LLVM)
+"""Those of threads.h, in its order: what any OpenMP runtime has, and what begins a region, in one of two ways."""
 
 _scopes: list[Callable[[], ctypes.CDLL]] = [] if sys.platform == "win32" else [lambda: ctypes.CDLL(None)]
 """Where these are looked up: in what all libraries see, and in the libraries of frameworks."""
@@ -130,9 +127,8 @@ def _library() -> ctypes.CDLL | str:
         kernel.adabelief_update.restype = None
     except (OSError, AttributeError) as error:
         return f"{built.name} could not be loaded ({error})"
-    addresses = next(filter(None, map(_openmp, _scopes)), None)
-    if addresses:
-        kernel.adabelief_share_threads((pointer * len(addresses))(*addresses))
+    addresses = next(filter(None, map(_openmp, _scopes)), [None] * len(_FUNCTIONS))  # none is one thread
+    kernel.adabelief_share_threads((pointer * len(addresses))(*addresses))
     if kernel.adabelief_layout().decode().split() != [*COLUMNS, *SCALARS, *TYPES]:
         return f"{built.name} was compiled from another version of this package: install it again"
     return kernel
@@ -144,7 +140,7 @@ def _openmp(scope: Callable[[], ctypes.CDLL]) -> list[int | None] | None:
         runtime = scope()
     except OSError:
         return None
-    found = {name: getattr(runtime, name, None) for name in chain(_OPENMP, *_REGIONS.values())}
-    if not all(found[name] for name in _OPENMP) or not any(all(map(found.get, names)) for names in _REGIONS.values()):
+    found = {name: getattr(runtime, name, None) for name in _FUNCTIONS}
+    if not any(all(map(found.get, (*_OPENMP, *region))) for region in (_GCC, _LLVM)):
         return None
     return [ctypes.cast(function, ctypes.c_void_p).value if function else None for function in found.values()]
