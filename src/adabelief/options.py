@@ -37,6 +37,9 @@ ALPHA: Range = ("a number in [0, 1]", lambda x: 0 <= x <= 1)
 SHARE: Range = ("a number in (0, 1]", lambda x: 0 < x <= 1)
 """How much is left of a learning rate."""
 
+MIB: Range = ("a finite number above 0", lambda x: 0 < x < math.inf)
+"""Size of what is taken at a time."""
+
 K: Range = ("a whole number, at least 1", lambda x: 1 <= x < math.inf and x == int(x))
 """Steps between two synchronizations of Lookahead."""
 

@@ -9,12 +9,11 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.options import BETA, MAX_UPDATE, RATE, check, never_adaptive, never_adaptive_text, pair
-from adabelief.torch import bits, finite, internals, launch, state
+from adabelief.options import never_adaptive, never_adaptive_text
+from adabelief.torch import bits, checks, finite, internals, launch, state
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
 from adabelief.torch.plan import Plan, Share
@@ -42,6 +41,12 @@ class Base(Optimizer):
 
     found_inf: Tensor | float
     """The step is skipped where it is set and not 0."""
+
+    _instead: Callable[[], None] | None = None
+    """What `step` does in place of `_step_all`, while `release` or `offload` is in force."""
+
+    _state_device: torch.device | None = None
+    """Where the state is kept; None for where its parameter is."""
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +79,7 @@ class Base(Optimizer):
         super().add_param_group(param_group)
         group = finite.begun(self.param_groups[-1])
         try:
-            self._check_parameters(group)
+            checks.check_parameters(group)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -106,15 +111,23 @@ class Base(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        (self._instead or self._step_all)()
+        return loss
+
+    def _step_all(self) -> None:
+        """The step of every parameter that has a gradient."""
         if any(group["params"] and group["params"][0].is_cuda for group in self.param_groups):
             internals.check_graph_capture(self)
         groups, skip = finite.due(self, self._skips_on_device())
+        self._step_groups(groups, skip)
+
+    def _step_groups(self, groups: list[Group], skip: Tensor | None = None, kept: Group | None = None) -> None:
+        """The step of some groups, or of some parameters of each; their plan is in `kept` from one to the next."""
         if not torch.compiler.is_compiling() and any(map(wanted, groups)):
-            self._step_planned(groups, skip)
+            self._step_planned(groups, skip, self.__dict__ if kept is None else kept)
         else:
             for group in groups:
                 self._step_group(group, skip)
-        return loss
 
     @property
     def skipped(self) -> int | Tensor:
@@ -134,16 +147,16 @@ class Base(Optimizer):
             if group["params"]
         )
 
-    def _step_planned(self, groups: list[Group], skip: Tensor | None) -> None:
+    def _step_planned(self, groups: list[Group], skip: Tensor | None, kept: Group) -> None:
         """The step of groups of which at least one wants a kernel: by the last plan, or by a new one."""
         lists, choices = [group["params"] for group in groups], [[*map(group.get, CHOOSING)] for group in groups]
-        plan: Plan | None = self.__dict__.get("_plan")
+        plan: Plan | None = kept.get("_plan")
         held = plan.hold(choices, lists, self.state) if plan else None
         if not held:
             with torch.no_grad():
                 shares = [self._share(group) if wanted(group) else None for group in groups]
                 gradients = [p.grad for params in lists for p in params]
-                plan = self._plan = Plan(shares, choices, lists, self.state, gradients)
+                plan = kept["_plan"] = Plan(shares, choices, lists, self.state, gradients)
             held = plan.hold(choices, lists, self.state)
         parts = list(plan.parts) if plan and held else [None] * len(groups)
         try:
@@ -197,11 +210,7 @@ class Base(Optimizer):
             g = p.grad  # once: another thread may drop it
             if g is None:
                 continue
-            if g.is_sparse:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients (a parameter of shape "
-                    f"{tuple(p.shape)} has one): use torch.optim.SparseAdam for it, or Embedding(sparse=False)"
-                )
+            state.refuse_sparse(g, type(self).__name__)
             state.refuse_conjugate(p)
             entry = state.begin(self.state[p], p, group)
             if group["differentiable"]:
@@ -251,34 +260,7 @@ class Base(Optimizer):
 
     def _check(self, group: Group) -> None:
         """Raises ValueError for the first option that is out of its range."""
-        lr = group["lr"]
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"lr must be a number or a tensor of one element, got a tensor of shape {tuple(lr.shape)}")
-        check("lr", lr.item() if isinstance(lr, Tensor) else lr, *RATE)
-        pair("betas", group["betas"], *BETA, passes=_is_beta)
-        for name in ("eps", "weight_decay"):
-            check(name, group[name], *RATE)
-        bits.check(group)
-        check("max_update", group["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
-        if group["fused"]:
-            others = [name for name in ("foreach", "differentiable") if group[name]]
-            if others:
-                raise ValueError(f"fused=True and {others[0]}=True exclude each other; leave one of them out")
-        if group["foreach"] and group["differentiable"]:
-            raise ValueError("foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True")
-        if group["skip_nonfinite"] and group["differentiable"]:
-            raise ValueError("skip_nonfinite=True has no derivative for autograd to record; use differentiable=False")
-
-    def _check_parameters(self, group: Group) -> None:
-        """Raises ValueError for parameters that a group cannot have."""
-        bits.check_parameters(group)
-        for p in group["params"]:
-            if not is_lazy(p):  # of which a step has to see what it became
-                state.refuse_conjugate(p)
-        devices = {p.device.type for p in group["params"]} if group["fused"] else set()
-        reason = next(filter(None, map(launch.unserved, devices)), None)
-        if reason:
-            raise ValueError(f"fused=True: {reason}; use fused=None or foreach=True")
+        checks.check(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class, of adabelief-pytorch 0.0.5 to 0.2.1, timm or ranger-adabelief.
@@ -329,10 +311,6 @@ def _traced(group: Group) -> bool:
     """Whether what follows from the step number is computed by torch, as tensors."""
     learned = group["differentiable"] and any(isinstance(beta, Tensor) for beta in group["betas"])
     return bool(group["capturable"] or torch.compiler.is_compiling() or learned)
-
-
-def _is_beta(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() == 1 and 0 <= value.item() < 1
 
 
 def _tensor(x: Any) -> Tensor:

@@ -77,7 +77,6 @@ class AdaBelief(Base):
             number is inf or nan, all of its block reads as nan in the next step. Tensors of fewer than 4,096 elements,
             with rows of fewer than 64, in double precision or complex keep their state as it is, and so do those of one
             dimension that are sharded. Checkpoints of all kinds load into each other: this optimizer's option decides.
-            On GPUs such tensors go through foreach.
         master_weight_bits: For parameters in bfloat16: keep 24 or 32 bits of each weight, of which the parameter itself
             is the nearest bfloat16 (ties away from 0), the lower 8 or 16 in the state (`weight_rest`). 32 bits are
             float32's own numbers, 24 are rounded by the dither. Where someone else writes the weight between steps,

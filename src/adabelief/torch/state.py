@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 from adabelief.kernels.layout import EXPONENTS
 from adabelief.torch import bits, storage
 from adabelief.torch.migrate import migrated
+
+if TYPE_CHECKING:
+    from adabelief.torch.base import Base
 
 State = dict[str, Any]
 
@@ -37,6 +40,15 @@ def refuse_conjugate(p: Tensor) -> None:
         raise ValueError(
             f"params: one of shape {tuple(p.shape)} is a lazy conjugate, which cannot be stepped in place; "
             "make it of x.resolve_conj()"
+        )
+
+
+def refuse_sparse(g: Tensor, optimizer: str) -> None:
+    """Raises for a sparse gradient."""
+    if g.is_sparse:
+        raise RuntimeError(
+            f"{optimizer} does not support sparse gradients (a parameter of shape {tuple(g.shape)} has one): use "
+            "torch.optim.SparseAdam for it, or Embedding(sparse=False)"
         )
 
 
@@ -72,31 +84,36 @@ def follow_layout(state: State, p: Tensor) -> None:
             state[name] = torch.empty_like(p, dtype=x.dtype, memory_format=torch.preserve_format).copy_(x)
 
 
-def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], None]) -> None:
+def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> None:
     """Runs `base_load`, torch's own loading, but keeps the precision in which the state was saved.
 
     torch casts every state tensor to its parameter's type, which turns a float32 variance of a float16 parameter into
-    zeros. Checkpoints of other packages are translated on the way. Both happen between the optimizer's own hooks: after
-    the user's pre-hooks, before the user's post-hooks.
+    zeros, and moves it to its device, where state that is offloaded has no room: it gets the step numbers alone.
+    Checkpoints of other packages are translated on the way. Both happen between the optimizer's own hooks: after the
+    user's pre-hooks, before the user's post-hooks.
     """
     loaded: State = {}
 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
         _check_codes(loaded, optimizer)
-        return loaded
+        rest = {i: {k: x for k, x in entry.items() if not _is_ours(k, x)} for i, entry in loaded["state"].items()}
+        return {**loaded, "state": rest}
 
     def restore(optimizer: Optimizer) -> None:
+        place = owner._state_device
         saved_ids = [i for group in loaded["param_groups"] for i in group["params"]]
         params = [p for group in optimizer.param_groups for p in group["params"]]
         for i, p in zip(saved_ids, params, strict=True):
             for name, value in loaded["state"].get(i, {}).items():
                 if name == STEP:
                     optimizer.state[p][name] = optimizer.state[p][name].clone()  # torch shares it
-                elif isinstance(value, Tensor):
+                elif _is_ours(name, value):
                     coded = value.dtype in storage.CODED
                     dtype = value.dtype if coded else state_dtype(p)
-                    optimizer.state[p][name] = value.to(p.device, dtype, copy=True)
+                    optimizer.state[p][name] = value.to(place or p.device, dtype, copy=True)
+        if place is not None:  # where the step, which has a copy of p there, sees to what follows
+            return
         for group in optimizer.param_groups:  # the options are the group's own, whatever the checkpoint's were
             for p in group["params"]:
                 entry = optimizer.state.get(p, {})
@@ -108,14 +125,19 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
                         bits.stored_as(entry, p, column, COLUMNS, its_bits)
 
     hooks = (
-        optimizer.register_load_state_dict_pre_hook(translate),
-        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+        owner.register_load_state_dict_pre_hook(translate),
+        owner.register_load_state_dict_post_hook(restore, prepend=True),
     )
     try:
         base_load(state_dict)
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _is_ours(name: str, value: Any) -> bool:
+    """Whether a part of a saved state is loaded here, not by torch."""
+    return isinstance(value, Tensor) and name != STEP
 
 
 def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
