@@ -42,7 +42,7 @@ def torch_cpu() -> ctypes.CDLL:
     Raises:
         OSError: Where this torch keeps them elsewhere.
     """
-    return _library("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
+    return loaded("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
 
 
 def openmp() -> ctypes.CDLL:
@@ -51,10 +51,10 @@ def openmp() -> ctypes.CDLL:
     Raises:
         OSError: Where this torch keeps it elsewhere.
     """
-    return _library("libtorch_cpu.so", "libtorch_cpu.dylib", "libiomp5md.dll")
+    return loaded("libtorch_cpu.so", "libtorch_cpu.dylib", "libiomp5md.dll")
 
 
-def _library(*names: str) -> ctypes.CDLL:
+def loaded(*names: str) -> ctypes.CDLL:
     folder = Path(torch.__file__).parent / "lib"
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:
