@@ -65,6 +65,25 @@ def test_a_captured_graph_follows_the_learning_rate(case, choice):
 
 
 @on_gpu
+@pytest.mark.parametrize("choice", ["fused", "foreach"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_captured_graph_follows_tensors_of_betas_and_decay(case, choice):
+    cls, options = CASES[case]
+    params = parameters()
+    lr, beta1, beta2, decay = map(tensor_lr, (0.05, 0.9, 0.999, 0.1))
+    tensors = {"lr": lr, "betas": (beta1, beta2), "weight_decay": decay}
+    optimizer = cls(params, capturable=True, **{choice: True}, **(options | tensors))
+    oracle, graphs = Oracle(optimizer), []
+    set_gradients(params, 0)
+    oracle.step(lambda: graphs.append(captured(optimizer.step)))
+    for seed, values in enumerate(((0.01, 0.9, 0.999, 0.3), (0.1, 0.8, 0.99, 0.0), (0.0, 0.95, 0.98, 0.2)), 1):
+        for tensor, value in zip((lr, beta1, beta2, decay), values, strict=True):
+            tensor.fill_(value)
+        new_gradients(params, seed)
+        oracle.step(graphs[0].replay)
+
+
+@on_gpu
 def test_a_graph_outlives_what_it_was_captured_from():
     """Eager steps, moved gradients and new plans in between leave it valid."""
     params = parameters()
@@ -360,6 +379,9 @@ def test_foreach_and_the_loop_mix_no_devices(case, foreach, lr):
         for p in params:
             p.grad = torch.empty_like(p)
         optimizer = cls(params, capturable=True, foreach=foreach, **options)
-        optimizer.param_groups[0]["lr"] = torch.ones((), device="cuda") if lr == "tensor" else lr
+        (group,) = optimizer.param_groups
+        if lr == "tensor":
+            group["weight_decay"], *group["betas"] = (torch.ones((), device="cuda") for _ in range(3))
+        group["lr"] = torch.ones((), device="cuda") if lr == "tensor" else lr
         optimizer.step()
     assert all(x.device.type == "cuda" for entry in optimizer.state.values() for x in entry.values())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.options import never_adaptive, never_adaptive_text
+from adabelief.options import items, never_adaptive, never_adaptive_text
 from adabelief.torch import bits, checks, finite, internals, launch, state
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
@@ -28,7 +28,7 @@ CHOOSING = (
 """Options that decide what a plan is; the others are read at every step."""
 
 RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "max_update")
-"""Options that go to `rule.coefficients` as they are."""
+"""Options that go to `rule.coefficients`, which takes tensors for numbers."""
 
 
 class Base(Optimizer):
@@ -78,6 +78,8 @@ class Base(Optimizer):
         warned = any(self._never_adaptive(other) for other in self.param_groups)
         super().add_param_group(param_group)
         group = finite.begun(self.param_groups[-1])
+        for name in ("betas", "state_bits"):  # as tuples: other types of sequences could not be saved everywhere
+            group[name] = items(group[name]) or group[name]
         try:
             checks.check_parameters(group)
         except ValueError:
@@ -236,17 +238,15 @@ class Base(Optimizer):
         found: Any = skip if skip is not None and group["skip_nonfinite"] else getattr(self, "found_inf", None)
         place = group["params"][0].device if group["capturable"] and group["params"] else "cpu"  # of the step numbers
         found = found.to(place) if traced and isinstance(found, Tensor) else 0.0
-        lr, betas = group["lr"], group["betas"]
-        if compiling:  # so that the graph serves every number
-            lr, betas = _tensor(lr), tuple(map(_tensor, betas))
-        elif traced or group["differentiable"]:
-            lr, betas = _scalar(lr), tuple(map(_scalar, betas))
-        else:
-            lr, betas = float(lr), tuple(map(float, betas))
-        return Recipe(partial(self._coefficients, group, lr, betas), gain, skip=found)
+        # a compiler gets tensors, so that the graph serves every number
+        convert = _tensor if compiling else _scalar if traced or group["differentiable"] else float
+        decay = group["weight_decay"]  # a number says that there is none where it is 0, so it stays one
+        numbers = {"lr": convert(group["lr"]), "betas": tuple(map(convert, group["betas"]))}
+        numbers["weight_decay"] = convert(decay) if isinstance(decay, Tensor) else decay
+        return Recipe(partial(self._coefficients, group, numbers), gain, skip=found)
 
-    def _coefficients(self, group: Group, lr: Any, betas: Any, t: Any, **more: Any) -> rule.Coefficients:
-        return rule.coefficients(t, lr=lr, **({name: group[name] for name in RULE} | {"betas": betas}), **more)
+    def _coefficients(self, group: Group, numbers: dict[str, Any], t: Any, **more: Any) -> rule.Coefficients:
+        return rule.coefficients(t, **({name: group[name] for name in RULE} | numbers), **more)
 
     def _options(self, group: Group) -> Options:
         chosen = {"fused": bool(group["fused"]), "dithered": bool(group["stochastic_rounding"])}
@@ -263,14 +263,15 @@ class Base(Optimizer):
         checks.check(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state_dict of this class, of adabelief-pytorch 0.0.5 to 0.2.1, timm or ranger-adabelief.
+        """Loads a state_dict of this class, of adabelief-pytorch, timm, ranger-adabelief, torch_ or pytorch_optimizer.
 
         State keeps the precision in which it was saved or float32, whichever is wider, also for half-precision
         parameters. The options are those of the checkpoint; the ones that other packages do not save (weight_decouple,
         rectify, ...) stay as this optimizer was constructed.
 
         Raises:
-            ValueError: If the groups differ in number or size, or the state is that of another algorithm.
+            ValueError: If the groups differ in number or size, or the state is that of another algorithm or model: it
+                names the first wrong key, and the optimizer is as it was.
         """
         state.load(self, state_dict, super().load_state_dict)
 

@@ -15,13 +15,13 @@ Group = dict[str, Any]
 
 def check(group: Group) -> None:
     """Raises ValueError for the first option that is out of its range."""
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"lr must be a number or a tensor of one element, got a tensor of shape {tuple(lr.shape)}")
-    options.check("lr", lr.item() if isinstance(lr, Tensor) else lr, *options.RATE)
+    for name in ("lr", "weight_decay"):
+        x = group[name]
+        if isinstance(x, Tensor) and x.numel() != 1:
+            raise ValueError(f"{name} must be a number or a tensor of one element, got shape {tuple(x.shape)}")
+        options.check(name, x.item() if isinstance(x, Tensor) else x, *options.RATE)
+    options.check("eps", group["eps"], *options.RATE)
     options.pair("betas", group["betas"], *options.BETA, passes=_is_beta)
-    for name in ("eps", "weight_decay"):
-        options.check(name, group[name], *options.RATE)
     bits.check(group)
     options.check("max_update", group["max_update"], *options.MAX_UPDATE, passes=lambda x: x is None)
     if group["fused"]:

@@ -44,9 +44,10 @@ class AdaBelief(Base):
         params: Parameters, named parameters, or dicts of parameter groups; every option below may differ per group.
         lr: Learning rate; a tensor of one element too (with it, torch.compile never recompiles when it changes).
         betas: Decay rates of the mean of g and of the mean of (g − m)², each in [0, 1): any pair of numbers, or of
-            tensors of one element.
+            tensors of one element. A captured CUDA graph follows tensors that are written to, lr, betas and
+            weight_decay alike; a schedule that puts a number in a tensor's place ends that for its graph.
         eps: Added to s at every step and to its root; see above.
-        weight_decay: Decay rate.
+        weight_decay: Decay rate; a tensor of one element too.
         amsgrad: Divide by the root of the largest s so far.
         weight_decouple: Decay p itself, by the factor 1 − lr · weight_decay, instead of adding the decay to g.
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay, whatever lr is; at lr = 0 nothing moves.
@@ -109,9 +110,9 @@ class AdaBelief(Base):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-16,
-        weight_decay: float = 0.0,
+        weight_decay: float | Tensor = 0.0,
         amsgrad: bool = False,
         weight_decouple: bool = False,
         fixed_decay: bool = False,
@@ -177,9 +178,9 @@ class AdaBeliefW(AdaBelief):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-16,
-        weight_decay: float = 1e-2,
+        weight_decay: float | Tensor = 1e-2,
         amsgrad: bool = False,
         *,
         fixed_decay: bool = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief.kernels.layout import EXPONENTS
@@ -27,6 +28,9 @@ STEP = "step"
 
 NAMES = (*COLUMNS.values(), STEP)
 """All that a parameter's state may have."""
+
+NEEDED = (STEP, COLUMNS["m"], COLUMNS["s"])
+"""What the saved state of a parameter must have, if it has any."""
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
@@ -96,7 +100,7 @@ def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> 
 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
-        _check_codes(loaded, optimizer)
+        _check(loaded, optimizer)
         rest = {i: {k: x for k, x in entry.items() if not _is_ours(k, x)} for i, entry in loaded["state"].items()}
         return {**loaded, "state": rest}
 
@@ -140,31 +144,58 @@ def _is_ours(name: str, value: Any) -> bool:
     return isinstance(value, Tensor) and name != STEP
 
 
-def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
-    """Raises ValueError for the first codes whose exponents are not theirs."""
+def _check(state_dict: State, optimizer: Optimizer) -> None:
+    """Raises ValueError for the first part of a saved state that is missing, or not of its parameter."""
     saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for i, p in zip(saved_ids, params, strict=False):  # torch says where there are more or fewer
-        entry = state_dict["state"].get(i, {})
-        rest = entry.get(COLUMNS["rest"])
-        if rest is not None and (rest.dtype not in storage.RESTS.values() or rest.shape != p.shape):
+        entry = state_dict["state"].get(i)
+        if not entry:
+            continue
+        missing = next((name for name in NEEDED if name not in entry), None)
+        if missing:
+            other = next((f"{name} and " for name in entry if name not in NAMES), "")
             raise ValueError(
-                f"state_dict: {COLUMNS['rest']} of parameter {i} must be of shape {tuple(p.shape)} in int8 or int16, "
-                f"got {tuple(rest.shape)} in {rest.dtype}; load a checkpoint of this model"
+                f"state_dict: the state of parameter {i} has {other}no {missing}; load a checkpoint of an "
+                "AdaBelief, or start a new optimizer"
             )
-        for column, its in EXPONENTS.items():
-            x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
-            if not isinstance(x, Tensor) or (x.dtype != torch.uint8 and exponents is None):
-                continue
-            shape = storage.exponents_shape(p)
-            if x.dtype != torch.uint8 or x.shape != p.shape:
+        step = entry[STEP]
+        if not isinstance(step, Tensor) or step.numel() != 1:
+            raise ValueError(f"state_dict: {STEP} of parameter {i} must be a number, got {step!r}")
+        if is_lazy(p):
+            continue
+        for column in ("m", "s", "s_max", "slow"):
+            x = entry.get(COLUMNS[column])
+            if x is not None and (not isinstance(x, Tensor) or x.shape != p.shape):
+                found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
                 raise ValueError(
-                    f"state_dict: {COLUMNS[column]} of parameter {i} must be codes of shape {tuple(p.shape)} in uint8, "
-                    f"got {tuple(x.shape)} in {x.dtype}; load a checkpoint of this model"
+                    f"state_dict: {COLUMNS[column]} of parameter {i} must be a tensor of shape {tuple(p.shape)}, got "
+                    f"{found}; load a checkpoint of this model"
                 )
-            if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
-                found = f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
-                raise ValueError(
-                    f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
-                    f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
-                )
+        _check_codes(entry, p, i)
+
+
+def _check_codes(entry: State, p: Tensor, i: Any) -> None:
+    """Raises ValueError for the first codes of a parameter's saved state whose exponents are not theirs."""
+    rest = entry.get(COLUMNS["rest"])
+    if rest is not None and (rest.dtype not in storage.RESTS.values() or rest.shape != p.shape):
+        raise ValueError(
+            f"state_dict: {COLUMNS['rest']} of parameter {i} must be of shape {tuple(p.shape)} in int8 or int16, "
+            f"got {tuple(rest.shape)} in {rest.dtype}; load a checkpoint of this model"
+        )
+    for column, its in EXPONENTS.items():
+        x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
+        if x is None or (x.dtype != torch.uint8 and exponents is None):
+            continue
+        shape = storage.exponents_shape(p)
+        if x.dtype != torch.uint8:
+            raise ValueError(
+                f"state_dict: {COLUMNS[column]} of parameter {i} must be codes of shape {tuple(p.shape)} in uint8, "
+                f"got {tuple(x.shape)} in {x.dtype}; load a checkpoint of this model"
+            )
+        if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
+            found = f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
+            raise ValueError(
+                f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
+                f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
+            )
