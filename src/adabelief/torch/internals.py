@@ -55,6 +55,7 @@ def openmp() -> ctypes.CDLL:
 
 
 def loaded(*names: str) -> ctypes.CDLL:
+    """The first of torch's own libraries that is there by one of some names."""
     folder = Path(torch.__file__).parent / "lib"
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:
