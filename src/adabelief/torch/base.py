@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.options import BETA, MAX_UPDATE, RATE, check, never_adaptive, never_adaptive_text, pair
+from adabelief.options import BETA, MAX_UPDATE, RATE, check, check_flags, never_adaptive, never_adaptive_text, pair
 from adabelief.torch import bits, finite, internals, launch, state
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
@@ -258,6 +258,7 @@ class Base(Optimizer):
         pair("betas", group["betas"], *BETA, passes=_is_beta)
         for name in ("eps", "weight_decay"):
             check(name, group[name], *RATE)
+        check_flags(group)
         bits.check(group)
         check("max_update", group["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
         if group["fused"]:
