@@ -1,4 +1,4 @@
-"""Every option mix against `rule.reference_step`, in every type, over 50 steps."""
+"""Every option mix against `rule.reference_step`, over 50 steps: in single precision or in double, by turns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.mixes import share
 from tests.optax.cases import MIXES, SHAPES, normal, rule_options
 from tests.oracle import Walk
 
@@ -76,8 +77,11 @@ def walk_beside(optimizer: Any, name: str, arguments: dict[str, Any], dtypes: An
     return params, state
 
 
-@pytest.mark.parametrize("double", [False, True], ids=["single", "double"])
-@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize(
+    ("mix", "double"),
+    [(mix, double) for double in (False, True) for mix in share(MIXES, double, of=2)],
+    ids=lambda x: {False: "single", True: "double"}.get(x, x),
+)
 def test_steps_are_the_references(mix, double):
     name, arguments = MIXES[mix]
     with x64(double):

@@ -17,7 +17,7 @@ from tests.keras.checks.common import (
     named,
     new_variables,
 )
-from tests.mixes import DEFAULTS
+from tests.mixes import DEFAULTS, share
 
 pytestmark = QUIET
 
@@ -55,17 +55,12 @@ def many_steps(mix: str, dtype: str) -> None:
     assert len(traces) == (BACKEND != "torch")
 
 
-def share(which: int) -> list[str]:
-    """All mixes, or half of them in each type where they have to be compiled."""
-    return [mix for i, mix in enumerate(MIXES) if BACKEND == "torch" or (i + i // 2) % 2 == which]
-
-
-@pytest.mark.parametrize("mix", share(0))
+@pytest.mark.parametrize("mix", share(MIXES, 0, of=2))
 def test_many_steps(mix):
     many_steps(mix, "float32")
 
 
-@pytest.mark.parametrize("mix", share(1))
+@pytest.mark.parametrize("mix", share(MIXES, 1, of=2))
 def test_many_steps_float64(mix, float64):
     many_steps(mix, "float64")
 
