@@ -92,7 +92,7 @@ def walk_beside(
     ids=lambda x: {False: "single", True: "double"}.get(x, x),
 )
 def test_steps_are_the_references(mix, double):
-    """Nearly all of the time goes into compiling, leaf by leaf: those without rows, which no mix asks for, take turns."""
+    """Most of the time goes into compiling, leaf by leaf: those without rows, which no mix asks for, take turns."""
     (name, arguments), alone = MIXES[mix], ("scalar", "empty", "vector")
     shapes = SHAPES if ALL_WAYS else ("matrix", "kernel", alone[turns(MIXES)[mix] % len(alone)])
     with x64(double):
