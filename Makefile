@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test soak bench gpu format clean
+.PHONY: demo test test-all soak bench gpu wheel format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -13,6 +13,10 @@ test: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	ADABELIEF_PYTORCH_005=$(OFFICIAL_005) $(BIN)/pytest -n 2 --dist loadgroup
+
+# Every combination of what `make test` tries by turns.
+test-all: export ADABELIEF_ALL_WAYS = 1
+test-all: test
 
 soak: .venv/.test
 	ADABELIEF_SOAK=1000 $(BIN)/pytest tests/torch/test_soak.py
@@ -25,6 +29,14 @@ bench: .venv/.test
 # On a bare machine with a GPU, torch, Triton and a C compiler: no .venv, no package index.
 gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py --out bench/gpu
+
+wheel: .venv/.wheel
+	rm -rf dist .venv/wheel
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv/wheel
+	.venv/wheel/bin/python -m pip install --disable-pip-version-check --progress-bar off dist/*.whl
+	.venv/wheel/bin/python tests/wheel.py
 
 format: .venv/.test
 	$(BIN)/ruff format .
@@ -42,5 +54,9 @@ format: .venv/.test
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target $(OFFICIAL_005) adabelief-pytorch==0.0.5
 	touch $@
 
+.venv/.wheel: | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off build twine
+	touch $@
+
 clean:
-	rm -rf .venv demo bench
+	rm -rf .venv demo bench dist
