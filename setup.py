@@ -52,7 +52,7 @@ def library(name, source, link=(), headers=()):
 setup(
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
     ext_modules=[
-        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", openmp, ["codes.h", "types.h"]),
+        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", openmp, ["codes.h", "tiles.h", "types.h"]),
         library("adabelief.torch._proof", "src/adabelief/torch/proof.c"),
     ],
 )
