@@ -79,11 +79,14 @@ INLINE void encode16(const float *restrict x, uint16_t *restrict halves, uint32_
  * that was computed is a quiet one, of which the upper bits are left. */
 #define DEFINE_WEIGHTS(REST, low)                                                                                      \
     INLINE void join_##REST(const uint16_t *restrict halves, const REST *restrict rest, float *restrict x, int n) {    \
-        for (int k = 0; k < n; k++) {                                                                                  \
-            int32_t half = halves[k], upper = (half & 0x7fff) << 16, magnitude = upper + rest[k] * (1 << low);         \
-            magnitude = upper < INFINITE ? least(most(magnitude, 0), INFINITE - 1) : upper;                            \
-            x[k] = from_bits((uint32_t)magnitude | ((uint32_t)half << 16 & SIGN));                                     \
+        ALIGNED int16_t lower[BLOCK];                                                                                  \
+        for (int k = 0; k < n; k++) lower[k] = (int16_t)(rest[k] * (1 << low));                                        \
+        for (int k = 0; k < n; k++) { /* of a weight that someone else made 0, inf or nan, a rest may not make another */\
+            int16_t magnitude = halves[k] & 0x7fff, lowest = (int16_t)((magnitude < 1 ? magnitude : 1) << 15);         \
+            int16_t number = (int16_t)((int16_t)(magnitude - (INFINITE >> 16)) >> 15); /* all its bits, or none */     \
+            lower[k] = (int16_t)((lower[k] > lowest ? lower[k] : lowest) & number);                                    \
         }                                                                                                              \
+        for (int k = 0; k < n; k++) x[k] = from_bits(((uint32_t)halves[k] << 16) + (uint32_t)lower[k]);                \
     }                                                                                                                  \
     INLINE void split_##REST(const float *restrict x, uint16_t *restrict halves, REST *restrict rest, uint32_t r,      \
                              int n) {                                                                                  \
