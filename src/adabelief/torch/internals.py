@@ -5,6 +5,7 @@ Each name is looked up here, once, with what is done where a version of torch do
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -91,11 +92,6 @@ def part(tensor: Any) -> Tensor:
     return tensor.to_local() if local is None else local
 
 
-def placements(tensor: Any) -> Any:
-    """How a distributed tensor is spread over the dimensions of its mesh."""
-    return tensor.placements
-
-
 def distributed_as(tensor: Any, local: Tensor, shape: Any) -> Tensor:
     """A distributed tensor of a shape, of which this process has a part, that lies as another one does."""
     stride = torch.empty(shape, device="meta").stride()
@@ -137,9 +133,14 @@ def store() -> Any:
 
 
 def start_of(tensor: Any) -> int:
-    """The index of the first element of this process's part, of a tensor that is sharded by its rows, in the whole."""
-    there = box(tensor)
-    return there.offset[0] * (tensor.numel() // max(1, tensor.shape[0])) if there and there.offset else 0
+    """The index in the whole of this process's first element, of a tensor that is cut along its first two dimensions."""
+    there, lengths = box(tensor), [math.prod(tensor.shape[1:]), math.prod(tensor.shape[2:])]
+    return sum(at * length for at, length in zip(there.offset, lengths, strict=False)) if there else 0
+
+
+def has_whole_rows(tensor: Any) -> bool:
+    """Whether every x[i] of a distributed tensor is in one process."""
+    return all(placement.is_replicate() or placement.is_shard(0) for placement in tensor.placements)
 
 
 def in_process_group() -> bool:

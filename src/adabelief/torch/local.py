@@ -1,7 +1,7 @@
 """Distributed tensors (DTensor) as the plain tensors that they are in this process.
 
 A step is element by element, but for the means of centralized rows: where parameter, gradient and state lie alike, and
-no row is spread over processes, each process steps its own part, and nothing has to be dispatched or exchanged.
+no row is spread over processes (nor codes, whose dither goes by an element's place in the whole), each process steps its own part, and nothing has to be dispatched or exchanged.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ def local(tensors: Tensors, options: Options) -> Tensors:
     starts = list(tensors.starts or [0] * len(params))
     for i in indices:
         arrays = tensors.at(i)
-        if not _apart(list(arrays.values()), options):
+        coded = storage.coded(arrays, options)
+        if not _apart(list(arrays.values()), options) or (coded and not internals.has_whole_rows(arrays["p"])):
             continue
         params[i], grads[i] = internals.part(arrays["p"]), internals.part(arrays["g"])
         for name, xs in columns.items():
             if name in arrays:
                 xs[i] = internals.part(arrays[name])
-        if storage.coded(arrays, options):
+        if coded:
             starts[i] = internals.start_of(arrays["p"])
     return Tensors(params, grads, tensors.steps, columns, starts)
 
