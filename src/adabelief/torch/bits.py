@@ -93,7 +93,7 @@ def codable(p: Tensor) -> bool:
     if not internals.is_distributed(p):
         return True
     # a part of a parameter with one dimension may begin within a block
-    return p.ndim > 1 and internals.has_whole_rows(p)
+    return p.ndim > 1 and internals.cuts(p) <= {0}
 
 
 def zeros(p: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:

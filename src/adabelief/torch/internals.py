@@ -92,6 +92,16 @@ def part(tensor: Any) -> Tensor:
     return tensor.to_local() if local is None else local
 
 
+def cut_by(placement: Any) -> int | None:
+    """The dimension along which a placement cuts a tensor; None for none. FSDP2 over tensor parallelism says no shard."""
+    return None if placement.is_replicate() or placement.is_partial() else int(placement.dim)
+
+
+def cuts(tensor: Any) -> set[int]:
+    """The dimensions along which a distributed tensor is cut."""
+    return {dim for dim in map(cut_by, tensor.placements) if dim is not None}
+
+
 def distributed_as(tensor: Any, local: Tensor, shape: Any) -> Tensor:
     """A distributed tensor of a shape, of which this process has a part, that lies as another one does."""
     stride = torch.empty(shape, device="meta").stride()
@@ -99,6 +109,13 @@ def distributed_as(tensor: Any, local: Tensor, shape: Any) -> Tensor:
         local, tensor.device_mesh, tensor.placements, run_check=False, shape=torch.Size(shape), stride=stride
     )
     return made
+
+
+def distribute_as(tensor: Any, whole: Tensor) -> Tensor:
+    """A tensor that every process has, cut by its rows as a distributed one is."""
+    there = box(tensor)
+    begin, rows = (there.offset[0], there.shape[0]) if there else (0, 0)
+    return distributed_as(tensor, whole[begin : begin + rows].contiguous(), whole.shape)
 
 
 class Box(NamedTuple):
@@ -117,7 +134,7 @@ def box(tensor: Any) -> Box | None:
     if locate is None or coordinate is None:
         return None
     shape, offset = locate(tensor.shape, tensor.device_mesh, tensor.placements)
-    again = [at for at, placement in zip(coordinate, tensor.placements, strict=True) if not placement.is_shard()]
+    again = [at for at, placement in zip(coordinate, tensor.placements, strict=True) if cut_by(placement) is None]
     return Box(tuple(offset), tuple(shape), not any(again))
 
 
@@ -136,11 +153,6 @@ def start_of(tensor: Any) -> int:
     """The index in the whole of this process's first element, of a tensor that is cut along its first two dimensions."""
     there, lengths = box(tensor), [math.prod(tensor.shape[1:]), math.prod(tensor.shape[2:])]
     return sum(at * length for at, length in zip(there.offset, lengths, strict=False)) if there else 0
-
-
-def has_whole_rows(tensor: Any) -> bool:
-    """Whether every x[i] of a distributed tensor is in one process."""
-    return all(placement.is_replicate() or placement.is_shard(0) for placement in tensor.placements)
 
 
 def in_process_group() -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adabelief.kernels.layout import EXPONENTS
-from adabelief.torch import bits, storage
+from adabelief.torch import bits, internals, storage
 from adabelief.torch.migrate import migrated
 
 State = dict[str, Any]
@@ -83,7 +83,10 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
+        for entry in loaded["state"].values():
+            _settle_exponents(entry)
         _check_codes(loaded, optimizer)
+        _check_numbers(state_dict, optimizer)
         return loaded
 
     def restore(optimizer: Optimizer) -> None:
@@ -118,6 +121,19 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
             hook.remove()
 
 
+def _settle_exponents(entry: State) -> None:
+    """Has exponents follow what they stand beside, where torch put a full checkpoint among the tensors of other bits.
+
+    It leaves those that were there beside numbers, and those that were not as they were saved, in no parts.
+    """
+    for column, its in EXPONENTS.items():
+        x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
+        if isinstance(x, Tensor) and x.is_floating_point():
+            entry.pop(COLUMNS[its], None)
+        elif internals.is_distributed(x) and isinstance(exponents, Tensor) and internals.is_plain(exponents):
+            entry[COLUMNS[its]] = internals.distribute_as(x, exponents)
+
+
 def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
     """Raises ValueError for the first codes whose exponents are not theirs."""
     saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
@@ -146,3 +162,25 @@ def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
                     f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
                     f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
                 )
+
+
+def _check_numbers(state_dict: State, optimizer: Optimizer) -> None:
+    """Raises ValueError for codes that were read into another type, whose values then are whole numbers up to 255.
+
+    What loads into tensors that are there already, as torch.distributed.checkpoint does, takes uint8 for any type.
+    """
+    for group in state_dict["param_groups"]:
+        saved_in = bits.pair(group.get("state_bits", 32))
+        for i in group["params"] if 8 in saved_in else ():
+            entry = state_dict["state"].get(i, {})
+            for name, its_bits in zip((COLUMNS["m"], COLUMNS["s"]), saved_in, strict=True):
+                x = entry.get(name)
+                if its_bits != 8 or not isinstance(x, Tensor) or not x.is_floating_point():
+                    continue
+                values = internals.part(x) if internals.is_distributed(x) else x
+                if bool(values.any()) and bool(((values >= 0) & (values <= 255) & (values == values.round())).all()):
+                    raise ValueError(
+                        f"state_dict: {name} of parameter {i} was saved with state_bits={group['state_bits']} and its codes "
+                        f"were read into {x.dtype}, as torch.distributed.checkpoint does; load with an optimizer of "
+                        f"state_bits={group['state_bits']}, and then set group['state_bits'] of its param_groups"
+                    )

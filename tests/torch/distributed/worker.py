@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from tests.torch.distributed import cases
+from tests.torch.distributed import cases, checkpoints
 from tests.torch.distributed.wrappers import MESHES, WRAPPERS
 
 WAIT = timedelta(seconds=20)
@@ -44,6 +44,20 @@ class Meshes:
         self._made.clear()
 
 
+class First:
+    """Meshes of the first processes, for `checkpoints`; all have to ask for them."""
+
+    def __init__(self, together: dist.ProcessGroup) -> None:
+        self.barrier = lambda: dist.barrier(group=together)
+
+    def __call__(self, processes: int) -> DeviceMesh | None:
+        ranks = list(range(processes))
+        group = dist.new_group(ranks, timeout=WAIT)
+        if dist.get_rank() >= processes:
+            return None
+        return DeviceMesh.from_group(group, "cpu", mesh=ranks, mesh_dim_names=("shards",))
+
+
 def attempt(run: Callable[[], None], refused: str | None = None) -> str:
     """What went wrong, in words; nothing if nothing did, or if it was refused as it should be."""
     try:
@@ -63,8 +77,13 @@ def main(rank: int, processes: int, folder: Path, chosen: str) -> None:
     meshes, table = Meshes(), cases.TABLE if chosen == "all" else cases.sample()
     jobs: dict[str, tuple[Callable[[], None], str | None]] = {}
     for case in table:
-        if case.processes == processes:
+        if case.processes == processes and not __import__("os").environ.get("ONLYCK"):
             jobs[str(case)] = (lambda c=case: cases.run(c, meshes(WRAPPERS[c.wrapper].mesh))), case.refused
+    if processes == 4:
+        for name, job in checkpoints.JOBS.items():
+            if chosen == "all" or name in checkpoints.SAMPLE:
+                path = folder / name.replace("/", "-")
+                jobs[f"checkpoint/{name}"] = (lambda j=job, f=path: j(First(together), f)), None
     with (folder / "results.jsonl").open("w") if rank == 0 else open("/dev/null", "w") as results:
         for name, (run, refused) in jobs.items():
             told: list[str] = [""] * processes
