@@ -146,7 +146,9 @@ def _alone(case: Case) -> tuple[nn.Module, Any]:
     """Model and optimizer of one process after the same steps; in float64 always those of the loop."""
     wrapper = WRAPPERS[case.wrapper]
     alike = next(name for name, other in WRAPPERS.items() if _same_alone(other, wrapper))
-    return _expected(case._replace(wrapper=alike, implementation="loop" if case.storage == "32" else case.implementation))
+    return _expected(
+        case._replace(wrapper=alike, implementation="loop" if case.storage == "32" else case.implementation)
+    )
 
 
 def _same_alone(one: Wrapper, other: Wrapper) -> bool:

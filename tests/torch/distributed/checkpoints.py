@@ -27,6 +27,7 @@ from tests.torch.distributed.wrappers import WRAPPERS, fsdp2
 
 SHARDED = WRAPPERS["FSDP2"]
 
+
 class First(Protocol):
     def __call__(self, processes: int) -> DeviceMesh | None:
         """The mesh of the first so many processes; None where this is none of them."""
@@ -38,7 +39,9 @@ class First(Protocol):
 STORAGES = {"float32": (torch.float32, {})} | {name: x for name, x in cases.STORAGES.items() if name != "32"}
 
 
-def begun(storage: str, mesh: DeviceMesh | None, seeds: range = range(0), **options: Any) -> tuple[nn.Module, AdaBelief]:
+def begun(
+    storage: str, mesh: DeviceMesh | None, seeds: range = range(0), **options: Any
+) -> tuple[nn.Module, AdaBelief]:
     """A model and its optimizer after some steps, shared over a mesh, or whole (with the state that shards have)."""
     dtype, stored = STORAGES[storage]
     model = Exact().to(dtype)
@@ -116,9 +119,7 @@ def asynchronous(first: First, folder: Path, storage: str) -> None:
         return
     options = StateDictOptions()
     model, optimizer = begun(storage, mesh, range(2))
-    saving = dcp.async_save(
-        states(model, optimizer, options), checkpoint_id=folder, process_group=its_own.get_group()
-    )
+    saving = dcp.async_save(states(model, optimizer, options), checkpoint_id=folder, process_group=its_own.get_group())
     for seed in range(2, 4):
         step(SHARDED, model, optimizer, seed)
     saving.result()

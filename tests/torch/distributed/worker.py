@@ -7,41 +7,23 @@ other what they saw, and go on with new groups.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from tests.torch.distributed import cases, checkpoints
+from tests.torch.distributed import cases, checkpoints, once
 from tests.torch.distributed.wrappers import MESHES, WRAPPERS
 
 WAIT = timedelta(seconds=20)
 """For another process within a case."""
-
-
-class Meshes:
-    """The meshes of the cases, made again after one of them has failed."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, DeviceMesh] = {}
-
-    def __call__(self, name: str) -> DeviceMesh:
-        if name not in self._made:
-            shape, names = MESHES[name]
-            if len(shape) == 1:  # in a group of its own: that of all would not come back to life
-                group = dist.new_group(timeout=WAIT)
-                self._made[name] = DeviceMesh.from_group(group, "cpu", mesh_dim_names=names)
-            else:
-                self._made[name] = init_device_mesh("cpu", shape, mesh_dim_names=names)
-        return self._made[name]
-
-    def clear(self) -> None:
-        self._made.clear()
 
 
 class First:
@@ -58,39 +40,71 @@ class First:
         return DeviceMesh.from_group(group, "cpu", mesh=ranks, mesh_dim_names=("shards",))
 
 
-def attempt(run: Callable[[], None], refused: str | None = None) -> str:
+class Run(NamedTuple):
+    """What a job is given."""
+
+    folder: Path
+    first: First
+    meshes: dict[str, DeviceMesh]
+    """Those that are made, until a case fails."""
+
+    def mesh(self, name: str) -> DeviceMesh:
+        if name not in self.meshes:
+            shape, names = MESHES[name]
+            if len(shape) == 1:  # in a group of its own: that of all would not come back to life
+                self.meshes[name] = DeviceMesh.from_group(dist.new_group(timeout=WAIT), "cpu", mesh_dim_names=names)
+            else:
+                self.meshes[name] = init_device_mesh("cpu", shape, mesh_dim_names=names)
+        return self.meshes[name]
+
+
+class Job(NamedTuple):
+    run: Callable[[Run], None]
+    refused: str | None = None
+    """What the error has to say, where there has to be one."""
+
+
+def attempt(job: Job, run: Run) -> str:
     """What went wrong, in words; nothing if nothing did, or if it was refused as it should be."""
     try:
-        run()
+        job.run(run)
     except ValueError as error:
-        return "" if refused and refused in str(error) else traceback.format_exc()
+        return "" if job.refused and job.refused in str(error) else traceback.format_exc()
     except Exception:  # whatever it was: the others have to be told
         return traceback.format_exc()
-    return f"should have been refused: {refused}" if refused else ""
+    return f"should have been refused: {job.refused}" if job.refused else ""
+
+
+def jobs(processes: int, all_of_them: bool) -> dict[str, Job]:
+    """What so many processes do, by name."""
+    table = cases.TABLE if all_of_them else cases.sample()
+    found = {
+        str(case): Job(lambda run, case=case: cases.run(case, run.mesh(WRAPPERS[case.wrapper].mesh)), case.refused)
+        for case in table
+        if case.processes == processes
+    }
+    for name, check in once.JOBS.items() if processes == 2 else ():
+        found[name] = Job(lambda run, check=check: check(run.mesh("two"), run.folder))
+    for name, check in checkpoints.JOBS.items() if processes == 4 else ():
+        if all_of_them or name in checkpoints.SAMPLE:
+            path = name.replace("/", "-")
+            found[f"checkpoint/{name}"] = Job(lambda run, check=check, path=path: check(run.first, run.folder / path))
+    return found
 
 
 def main(rank: int, processes: int, folder: Path, chosen: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=processes, timeout=WAIT
     )
-    together = dist.new_group(timeout=timedelta(minutes=2))
-    meshes, table = Meshes(), cases.TABLE if chosen == "all" else cases.sample()
-    jobs: dict[str, tuple[Callable[[], None], str | None]] = {}
-    for case in table:
-        if case.processes == processes and not __import__("os").environ.get("ONLYCK"):
-            jobs[str(case)] = (lambda c=case: cases.run(c, meshes(WRAPPERS[c.wrapper].mesh))), case.refused
-    if processes == 4:
-        for name, job in checkpoints.JOBS.items():
-            if chosen == "all" or name in checkpoints.SAMPLE:
-                path = folder / name.replace("/", "-")
-                jobs[f"checkpoint/{name}"] = (lambda j=job, f=path: j(First(together), f)), None
-    with (folder / "results.jsonl").open("w") if rank == 0 else open("/dev/null", "w") as results:
-        for name, (run, refused) in jobs.items():
+    together = dist.new_group(timeout=timedelta(minutes=5))
+    run = Run(folder, First(together), {})
+    with (folder / "results.jsonl" if rank == 0 else Path(os.devnull)).open("w") as results:
+        for name, job in jobs(processes, chosen == "all").items():
             told: list[str] = [""] * processes
-            dist.all_gather_object(told, attempt(run, refused), group=together)
+            dist.all_gather_object(told, attempt(job, run), group=together)
             print(json.dumps([name, told]), file=results, flush=True)
             if any(told):
-                meshes.clear()
+                run.meshes.clear()
     dist.destroy_process_group()
 
 
