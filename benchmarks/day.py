@@ -2,12 +2,12 @@
 
     python benchmarks/day.py [--steps 300] [--seeds 3] [--kills 4] [--out day]
 
-A small GPT learns the embedded book, under FSDP2 on two processes (gloo, CPUs), with AdaBeliefW and its state in 8 bits.
+A small GPT learns the embedded book, under FSDP2 on two processes (gloo, CPUs), with AdaBeliefW and 8 bits of state.
 First undisturbed, once for each seed: how far their last validation losses are apart is the noise. Then the first seed
 again, disturbed: at random steps a random process is killed (SIGKILL), the others have to end by themselves, and the
 run resumes on 1, 2 or 3 processes from the newest asynchronous checkpoint; on the way the state goes to other bits. All
-runs change the learning rate. The exit code is 0 if the disturbed run ends within the noise: no further from the mean of
-the undisturbed ones than twice their standard deviation.
+runs change the learning rate. The exit code is 0 if the disturbed run ends within the noise: no further from the mean
+of the undisturbed ones than twice their standard deviation.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ Row = dict[str, str]
 
 
 def start(folder: Path, processes: int, seed: int, steps: int, changing: bool) -> list[subprocess.Popen[bytes]]:
+    """Processes that train until the end, from the newest checkpoint in the folder."""
     meeting = folder / f"meeting-{time.time_ns()}"
     command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks/day_worker.py")]
     command += f"--processes {processes} --seed {seed} --steps {steps} --folder {folder} --meeting {meeting}".split()
@@ -51,6 +52,7 @@ def start(folder: Path, processes: int, seed: int, steps: int, changing: bool) -
 
 
 def rows(folder: Path) -> list[Row]:
+    """What a run has written so far."""
     path = folder / "losses.csv"
     return list(csv.DictReader(path.open())) if path.exists() else []
 
@@ -69,12 +71,14 @@ def until(folder: Path, running: list[subprocess.Popen[bytes]], step: int | None
 
 
 def end(running: list[subprocess.Popen[bytes]]) -> None:
+    """Ends what runs."""
     for process in running:
         process.kill()
         process.wait()
 
 
 def undisturbed(folder: Path, seed: int, steps: int) -> list[Row]:
+    """The losses of a run that nobody disturbs."""
     folder.mkdir()
     until(folder, start(folder, 2, seed, steps, changing=False), None)
     return rows(folder)
@@ -106,6 +110,7 @@ def disturbed(folder: Path, steps: int, kills: int) -> tuple[list[Row], list[dic
 
 
 def draw(runs: dict[str, list[Row]], events: list[dict[str, Any]], path: Path) -> None:
+    """The losses of all runs, with what happened to the disturbed one."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -134,6 +139,7 @@ def draw(runs: dict[str, list[Row]], events: list[dict[str, Any]], path: Path) -
 
 
 def machine() -> str:
+    """What it ran on, without a name."""
     told = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in told.read_text().splitlines() if "model name" in line]
     return f"{os.cpu_count()} cores ({names[0] if names else platform.machine()}), Python {platform.python_version()}"
@@ -149,11 +155,11 @@ def report(runs: dict[str, list[Row]], events: list[dict[str, Any]], minutes: fl
     lines = [
         "# A run that is killed, resumed and changed on the way",
         "",
-        f"`{' '.join(['python', 'benchmarks/day.py', *sys.argv[1:]])}`, {minutes:.0f} minutes on {machine()}, shared with "
-        f"other work; torch {torch.__version__}, adabelief {adabelief.__version__}.",
+        f"`{' '.join(['python', 'benchmarks/day.py', *sys.argv[1:]])}`, {minutes:.0f} minutes on {machine()}, "
+        f"shared with other work; torch {torch.__version__}, adabelief {adabelief.__version__}.",
         "",
-        "A small GPT on the embedded book, AdaBeliefW with `state_bits=8`, FSDP2 on gloo; `benchmarks/day.py` says what is",
-        "done. Losses of all steps are in [losses.csv](losses.csv).",
+        "A small GPT on the embedded book, AdaBeliefW with `state_bits=8`, FSDP2 on gloo; `benchmarks/day.py` says what",
+        "is done. Losses of all steps are in [losses.csv](losses.csv).",
         "",
         "![losses](losses.png)",
         "",
@@ -161,8 +167,8 @@ def report(runs: dict[str, list[Row]], events: list[dict[str, Any]], minutes: fl
         "|---|---|",
         *[f"| {name} | {x:.4f} |" for name, x in last.items()],
         "",
-        f"Undisturbed: {mean:.4f} ± {deviation:.4f} (standard deviation over {len(others)} seeds). The disturbed run, of the "
-        f"first seed, ends {away:+.4f} from that mean: {'within' if within else 'NOT within'} two deviations.",
+        f"Undisturbed: {mean:.4f} ± {deviation:.4f} (standard deviation, {len(others)} seeds). The disturbed run, "
+        f"of the first seed, ends {away:+.4f} from that mean: {'within' if within else 'NOT within'} two deviations.",
         "",
         "| at step | killed | the others had ended after | resumed on |",
         "|---|---|---|---|",
@@ -173,12 +179,14 @@ def report(runs: dict[str, list[Row]], events: list[dict[str, Any]], minutes: fl
             for e in events
         ],
         "",
-        "State in the disturbed run: 8 bits, from a third of the steps (16, 8), from half of them 32, from two thirds 8 again.",
+        "State in the disturbed run: 8 bits, from a third of the steps on (16, 8), from half of them 32, from two",
+        "thirds 8 again.",
     ]
     return "\n".join(lines) + "\n", within
 
 
 def main() -> int:
+    """Runs all, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)

@@ -50,6 +50,7 @@ def batch(tokens: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy."""
     return nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
 
@@ -59,6 +60,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def state(model: nn.Module, optimizer: Any, step: int, its_bits: Bits) -> dict[str, Any]:
+    """What a checkpoint has."""
     weights, moments = get_state_dict(model, optimizer)
     return {"model": weights, "optimizer": moments, "progress": {"step": step, "bits": its_bits}}
 
@@ -101,7 +103,7 @@ def train(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         mean = loss.detach()
-        dist.all_reduce(mean, dist.ReduceOp.AVG if dist.get_backend() != "gloo" else dist.ReduceOp.SUM)
+        dist.all_reduce(mean)
         found = {"step": step, "loss": float(mean) / world, "lr": rate(step, steps), "bits": json.dumps(its_bits)}
         if (step + 1) % EVERY == 0 and step + 1 < steps:
             if saving is not None:
@@ -118,6 +120,7 @@ def train(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def validation(model: nn.Module, tokens: Tensor) -> float:
+    """The loss on a text, in windows side by side."""
     windows = (len(tokens) - 1) // CONTEXT
     inputs, targets = (tokens[at : at + windows * CONTEXT].view(windows, CONTEXT) for at in (0, 1))
     with torch.no_grad():
@@ -125,6 +128,7 @@ def validation(model: nn.Module, tokens: Tensor) -> float:
 
 
 def main() -> None:
+    """Trains, and has process 0 write the losses."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("rank", "processes", "seed", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)

@@ -57,8 +57,8 @@ def check_parameters(group: dict[str, Any]) -> None:
     for name, least in (("state_bits", (32, 32)), ("master_weight_bits", None)):
         if (pair(group[name]) if least else group[name]) != least and any(map(internals.is_flat, group["params"])):
             raise ValueError(
-                f"{name}={group[name]!r} needs the rows of a parameter, and FSDP1 makes flat pieces of them, whose codes "
-                f"its checkpoints mix up; use FSDP2 (fully_shard), which keeps shapes, or leave {name} out"
+                f"{name}={group[name]!r} needs the rows of a parameter, and FSDP1 makes flat pieces of them, whose "
+                f"codes its checkpoints mix up; use FSDP2 (fully_shard), which keeps shapes, or leave {name} out"
             )
     for name in ("master_weight_bits", "stochastic_rounding"):
         for p in group["params"] if group[name] else ():

@@ -93,7 +93,10 @@ def part(tensor: Any) -> Tensor:
 
 
 def cut_by(placement: Any) -> int | None:
-    """The dimension along which a placement cuts a tensor; None for none. FSDP2 over tensor parallelism says no shard."""
+    """The dimension along which a placement cuts a tensor; None for none.
+
+    That of FSDP2 over tensor parallelism says of itself that it is no shard.
+    """
     return None if placement.is_replicate() or placement.is_partial() else int(placement.dim)
 
 
@@ -150,7 +153,7 @@ def store() -> Any:
 
 
 def start_of(tensor: Any) -> int:
-    """The index in the whole of this process's first element, of a tensor that is cut along its first two dimensions."""
+    """The index in the whole of this process's first element, of a tensor cut along its first two dimensions."""
     there, lengths = box(tensor), [math.prod(tensor.shape[1:]), math.prod(tensor.shape[2:])]
     return sum(at * length for at, length in zip(there.offset, lengths, strict=False)) if there else 0
 

@@ -180,7 +180,7 @@ def _check_numbers(state_dict: State, optimizer: Optimizer) -> None:
                 values = internals.part(x) if internals.is_distributed(x) else x
                 if bool(values.any()) and bool(((values >= 0) & (values <= 255) & (values == values.round())).all()):
                     raise ValueError(
-                        f"state_dict: {name} of parameter {i} was saved with state_bits={group['state_bits']} and its codes "
-                        f"were read into {x.dtype}, as torch.distributed.checkpoint does; load with an optimizer of "
-                        f"state_bits={group['state_bits']}, and then set group['state_bits'] of its param_groups"
+                        f"state_dict: {name} of parameter {i} was saved with state_bits={group['state_bits']}, and its "
+                        f"codes were read into {x.dtype}, as torch.distributed.checkpoint does; load with an optimizer "
+                        f"of state_bits={group['state_bits']}, then set group['state_bits'] of its param_groups"
                     )

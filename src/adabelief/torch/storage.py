@@ -56,9 +56,8 @@ def decoded(x: Tensor, exponents: Tensor | None, column: str) -> Tensor:
         return x
     part = internals.part(x) if internals.is_distributed(x) else x
     rows, each = _rows(part), internals.part(exponents) if part is not x else exponents
-    values = codes.decode8(rows, each.reshape(len(rows), codes.blocks_of(rows.shape[1])), column, torch).reshape(
-        part.shape
-    )
+    each = each.reshape(len(rows), codes.blocks_of(rows.shape[1]))
+    values = codes.decode8(rows, each, column, torch).reshape(part.shape)
     return values if part is x else internals.distributed_as(x, values, x.shape)
 
 

@@ -11,6 +11,15 @@ def perceptron(rows: int) -> nn.Module:
     return nn.Sequential(nn.Linear(7, rows), nn.Tanh(), nn.Linear(rows, rows), nn.Tanh(), nn.Linear(rows, 1)).double()
 
 
+SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
+    "rows": ((71, 300), 71),  # uneven over two and four processes, more than a block in a row
+    "short": ((1, 6000), 1),  # empty in all processes but one
+    "kernel": ((40, 3, 6, 6), 40),
+    "columns": ((66, 600), 5000),  # by its columns in tensor parallelism; a long vector
+}
+"""Weight and bias of each piece of `Exact`."""
+
+
 class Piece(nn.Module):
     """Weight and bias whose gradients are what `gradient` says: the loss is linear in them."""
 
@@ -28,16 +37,9 @@ class Piece(nn.Module):
 class Exact(nn.Module):
     """Pieces of many kinds. Its gradients are small multiples of powers of two: exact in bf16, as are sums of eight."""
 
-    SHAPES = {
-        "rows": ((71, 300), 71),  # uneven over two and four processes, more than a block in a row
-        "short": ((1, 6000), 1),  # empty in all processes but one
-        "kernel": ((40, 3, 6, 6), 40),
-        "columns": ((66, 600), 5000),  # by its columns in tensor parallelism; a long vector
-    }
-
     def __init__(self) -> None:
         super().__init__()
-        for index, (name, shapes) in enumerate(self.SHAPES.items()):
+        for index, (name, shapes) in enumerate(SHAPES.items()):
             self.add_module(name, Piece(index, *shapes))
 
     def forward(self, seed: int) -> Tensor:
