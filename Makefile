@@ -20,7 +20,7 @@ soak: .venv/.test
 
 # All wrappers, classes, ways to step and to store, where `make test` has a sample.
 distributed: .venv/.test
-	ADABELIEF_DISTRIBUTED=1 $(BIN)/pytest -n 2 --dist loadgroup tests/torch/distributed
+	ADABELIEF_DISTRIBUTED=1 $(BIN)/pytest -n 2 --dist loadgroup tests/torch/distributed tests/benchmarks/test_day.py
 
 bench: .venv/.test
 	$(BIN)/python benchmarks/step_time.py --out bench

@@ -158,8 +158,8 @@ def report(runs: dict[str, list[Row]], events: list[dict[str, Any]], minutes: fl
         f"`{' '.join(['python', 'benchmarks/day.py', *sys.argv[1:]])}`, {minutes:.0f} minutes on {machine()}, "
         f"shared with other work; torch {torch.__version__}, adabelief {adabelief.__version__}.",
         "",
-        "A small GPT on the embedded book, AdaBeliefW with `state_bits=8`, FSDP2 on gloo; `benchmarks/day.py` says what",
-        "is done. Losses of all steps are in [losses.csv](losses.csv).",
+        "A small GPT on the embedded book, AdaBeliefW with `state_bits=8`, FSDP2 on gloo; `benchmarks/day.py` says",
+        "what is done. Losses of all steps are in [losses.csv](losses.csv).",
         "",
         "![losses](losses.png)",
         "",
