@@ -37,7 +37,10 @@ class First(Protocol):
         """Waits for all processes."""
 
 
-STORAGES = {"float32": (torch.float32, {})} | {name: x for name, x in cases.STORAGES.items() if name != "32"}
+STORAGES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
+    "float32": (torch.float32, {}),
+    "weights-32": (torch.bfloat16, {"master_weight_bits": 32}),
+} | {name: x for name, x in cases.STORAGES.items() if name != "32"}
 
 
 def begun(
@@ -251,6 +254,7 @@ JOBS: dict[str, Job] = {
     f"{style}/{storage}": lambda first, folder, s=storage, o=options: resharded(first, folder, s, o)
     for style, options in STYLES.items()
     for storage in STORAGES
+    if storage != "weights-32" or not options.full_state_dict  # whose int16 no collective gathers
 }
 JOBS |= {f"async/{s}": lambda first, folder, s=s: asynchronous(first, folder, s) for s in STORAGES}
 JOBS |= {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 
 import torch
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from adabelief import AdaBelief, RangerAdaBelief
+from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from tests.torch import test_probe
 from tests.torch.distributed.cases import compare, step, whole
 from tests.torch.distributed.models import Exact, perceptron
@@ -70,15 +73,32 @@ def other_options(mesh: DeviceMesh, folder: Path) -> None:
             for (of, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
                 compare(whole(p), q, dtype, f"{name}, {options}: {of}")
                 for key, x in optimizers[1].state[q].items():
-                    its = optimizers[0].state[p][key]  # gloo does not gather int16
-                    its = whole(its.int()).short() if its.dtype == torch.int16 else whole(its)
-                    compare(its, x, dtype, f"{name}, {options}: {key} of {of}")
+                    compare(whole(optimizers[0].state[p][key]), x, dtype, f"{name}, {options}: {key} of {of}")
 
 
 def probed(mesh: DeviceMesh, folder: Path) -> None:
     test_probe.distributed(mesh.get_rank(), mesh, str(folder))
 
 
+def documented(mesh: DeviceMesh, folder: Path) -> None:
+    """The code of docs/large-scale.md's sections on FSDP2 and on checkpoints, as it stands there."""
+    page = (Path(__file__).parents[3] / "docs/large-scale.md").read_text()
+    sections = {section.partition("\n")[0]: section for section in page.split("\n## ")[1:]}
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Linear(90, 90) for _ in range(2))
+    names = {"model": model, "AdaBeliefW": AdaBeliefW}
+    for heading in ("FSDP2", "Checkpoints"):
+        for block in re.findall(r"^ *```python\n(.*?)^ *```", sections[heading], re.DOTALL | re.MULTILINE):
+            exec(dedent(block).replace("run/", f"{folder}/run/"), names)
+        if heading == "FSDP2":
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            names["optimizer"].step()
+    assert all(group["state_bits"] == 32 for group in names["optimizer"].param_groups)
+    assert {float(entry["step"]) for entry in names["optimizer"].state.values()} == {1.0}
+
+
 JOBS: dict[str, Callable[[DeviceMesh, Path], None]] = {
-    f"once/{job.__name__}": job for job in (skipped_together, flat_rows, other_options, probed)
+    f"once/{job.__name__}": job for job in (skipped_together, flat_rows, other_options, probed, documented)
 }
