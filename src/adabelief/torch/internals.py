@@ -100,6 +100,12 @@ def part(tensor: Any) -> Tensor:
     return tensor.to_local() if local is None else local
 
 
+def same_memory(tensor: Tensor, other: Any) -> bool:
+    """Whether two tensors, or the parts of them that are in this process, are in the same place."""
+    one, two = (part(x) if is_distributed(x) else x for x in (tensor, other))
+    return isinstance(two, Tensor) and one.data_ptr() == two.data_ptr()
+
+
 def cut_by(placement: Any) -> int | None:
     """The dimension along which a placement cuts a tensor; None for none.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -100,8 +100,8 @@ def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> 
 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
-        for entry in loaded["state"].values():
-            _settle_exponents(entry)
+        for entry, own in _pairs(loaded, optimizer):
+            _settle_exponents(entry, own)
         _check(loaded, optimizer)
         _check_numbers(state_dict)
         rest = {i: {k: x for k, x in entry.items() if not _is_ours(k, x)} for i, entry in loaded["state"].items()}
@@ -142,16 +142,27 @@ def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> 
             hook.remove()
 
 
-def _settle_exponents(entry: State) -> None:
-    """Has exponents follow what they stand beside, where torch put a full checkpoint among the tensors of other bits.
+def _pairs(state_dict: State, optimizer: Optimizer) -> Iterator[tuple[State, State]]:
+    """The saved state of each parameter that has one, and the optimizer's own."""
+    saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, p in zip(saved_ids, params, strict=False):  # torch says where there are more or fewer
+        if i in state_dict["state"]:
+            yield state_dict["state"][i], optimizer.state.get(p, {})
 
-    It leaves those that were there beside numbers, and those that were not as they were saved, in no parts.
+
+def _settle_exponents(entry: State, own: State) -> None:
+    """Has exponents follow what they stand beside, where torch put a full checkpoint among an optimizer's own tensors.
+
+    It leaves this one's exponents beside saved numbers, and saved ones whole beside codes that it has cut.
     """
     for column, its in EXPONENTS.items():
         x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
-        if isinstance(x, Tensor) and x.is_floating_point():
-            entry.pop(COLUMNS[its], None)
-        elif internals.is_distributed(x) and isinstance(exponents, Tensor) and internals.is_plain(exponents):
+        if not isinstance(x, Tensor) or not isinstance(exponents, Tensor):
+            continue
+        if x.is_floating_point() and internals.same_memory(exponents, own.get(COLUMNS[its])):
+            del entry[COLUMNS[its]]
+        elif internals.is_distributed(x) and internals.is_plain(exponents):
             entry[COLUMNS[its]] = internals.distribute_as(x, exponents)
 
 
