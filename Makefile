@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test distributed soak bench gpu format clean
+.PHONY: demo test distributed soak bench gpu wheel format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -30,6 +30,14 @@ bench: .venv/.test
 gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py --out bench/gpu
 
+wheel: .venv/.wheel
+	rm -rf dist .venv/wheel
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv/wheel
+	.venv/wheel/bin/python -m pip install --disable-pip-version-check --progress-bar off dist/*.whl
+	.venv/wheel/bin/python tests/wheel.py
+
 format: .venv/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -46,5 +54,9 @@ format: .venv/.test
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target $(OFFICIAL_005) adabelief-pytorch==0.0.5
 	touch $@
 
+.venv/.wheel: | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off build twine
+	touch $@
+
 clean:
-	rm -rf .venv demo bench
+	rm -rf .venv demo bench dist
