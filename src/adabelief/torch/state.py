@@ -104,7 +104,11 @@ def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> 
             _settle_exponents(entry, own)
         _check(loaded, optimizer)
         _check_numbers(state_dict)
-        rest = {i: {k: x for k, x in entry.items() if not _is_ours(k, x)} for i, entry in loaded["state"].items()}
+        ours = {i for group in loaded["param_groups"] for i in group["params"]}
+        rest = {
+            i: {name: x for name, x in entry.items() if i not in ours or not _is_ours(name, x)}
+            for i, entry in loaded["state"].items()
+        }
         return {**loaded, "state": rest}
 
     def restore(optimizer: Optimizer) -> None:
