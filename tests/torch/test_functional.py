@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import warnings
 from unittest import mock
 
@@ -13,10 +16,11 @@ from torch import nn
 import adabelief.torch.functional as functional
 from adabelief.torch import launch, release
 from tests.torch.cases import OURS, same
+from tests.torch.distributed.cases import whole
 from tests.torch.released import KINDS, states_equal
 from tests.torch.released import Net as Large
 from tests.torch.released import train as train_released
-from tests.torch.test_distributed import fsdp2, needs_distributed, start, whole
+from tests.torch.test_distributed import fsdp2, needs_distributed
 
 FORMS = {cls.__name__: (cls, form) for cls, form in functional.FORMS.items()}
 STEPS = 8
@@ -138,7 +142,22 @@ def together(rank: int, meeting: str) -> None:
 
 @needs_distributed
 def test_two_processes(tmp_path):
-    start(f"from {__name__} import together; together(int(sys.argv[1]), sys.argv[2])", str(tmp_path / "meeting"))
+    code = f"import sys; from {__name__} import together; together(int(sys.argv[1]), sys.argv[2])"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, str(rank), str(tmp_path / "meeting")],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=1800)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errors
 
 
 @pytest.mark.parametrize("kind", KINDS)
