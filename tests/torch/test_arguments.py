@@ -75,6 +75,11 @@ def test_bad_arguments_are_named(cls, name, value, shown):
     with pytest.raises(ValueError, match=name):
         optimizer.add_param_group({"params": [parameter()], name: value})
     assert len(optimizer.param_groups) == 1
+    saved, before = optimizer.state_dict(), str(optimizer)
+    saved["param_groups"][0][name] = value
+    with pytest.raises(ValueError, match=rf"state_dict: {name}.*{re.escape(shown)}.* in group 0; correct"):
+        optimizer.load_state_dict(saved)
+    assert str(optimizer) == before
 
 
 def test_good_boundaries():

@@ -192,16 +192,22 @@ def saved(**changes):
     return whole
 
 
+def grouped(**changes):
+    whole = saved()
+    whole["param_groups"][0] |= changes
+    return whole
+
+
+def without_entry():
+    whole = saved()
+    whole["state"][1] = None
+    return whole
+
+
 def momentum():
     sgd = torch.optim.SGD(parameters(), momentum=0.9)
     walk(sgd, range(1))
     return sgd.state_dict()
-
-
-def variant(name):
-    whole = saved()
-    whole["param_groups"][0] |= {name: True, "step": 2}
-    return whole
 
 
 UNUSABLE = {
@@ -210,10 +216,15 @@ UNUSABLE = {
     "shape": (partial(saved, exp_avg=torch.ones(4)), r"exp_avg of parameter 1 .*\(5,\), got shape \(4,\)"),
     "no tensor": (partial(saved, exp_avg_var=[1.0]), r"exp_avg_var of parameter 1 must be a tensor .*got \[1.0\]"),
     "largest": (partial(saved, max_exp_avg_var=torch.ones(1)), r"max_exp_avg_var of parameter 1"),
-    "step": (partial(saved, step="seven"), r"step of parameter 1 must be a number, got 'seven'"),
+    "step": (partial(saved, step="seven"), r"step of parameter 1 must be a number, at least 0, got 'seven'"),
+    "step below 0": (partial(saved, step=torch.tensor(-1.0)), r"step of parameter 1 must be .* at least 0, got tensor"),
+    "step nan": (partial(saved, step=torch.tensor(float("nan"))), r"step of parameter 1 must be .*got tensor\(nan\)"),
+    "rest": (partial(saved, weight_rest=3), r"weight_rest of parameter 1 must be .*int8 or int16, got 3"),
+    "no state": (without_entry, r"state of parameter 1 must be a dict, got None"),
+    "count": (partial(grouped, skipped="x"), r"skipped must be a tensor of one number, got 'x' in group 0"),
     "Adam": (partial(saved, exp_avg_sq=torch.ones(5)), r"an Adam.*load adabelief.torch.from_adam"),
-    "AdaNorm": (partial(variant, "adanorm"), r"adanorm=True of group 0 .* delete it"),
-    "AdamD": (partial(variant, "adam_debias"), r"adam_debias=True of group 0 .* delete it"),
+    "AdaNorm": (partial(grouped, adanorm=True, step=2), r"adanorm=True of group 0 .* delete it"),
+    "AdamD": (partial(grouped, adam_debias=True, step=2), r"adam_debias=True of group 0 .* delete it"),
 }
 
 
@@ -315,6 +326,21 @@ def test_with_other_betas_it_begins_as_that_on_average(mean):
     """Where Adam's v would be up to 2.3 times of it."""
     estimated, measured = both_ways((0.9, 0.99), noise(mean), steps=600)
     assert float(estimated.mean()) == pytest.approx(float(measured.mean()), rel=0.03)
+
+
+def test_a_v_that_float16_has_lost_gives_no_long_steps():
+    """Of gradients whose squares, times 1 - beta2, are below half the least number: v is 0 while m is not."""
+    p = torch.nn.Parameter(torch.zeros(100, dtype=torch.float16))
+    adam = torch.optim.AdamW([p], lr=0.0, eps=1e-4, foreach=False)
+    optimizer = AdaBelief([p], lr=1.0)
+    for i in range(20):
+        p.grad = torch.full_like(p, 4e-3 if i % 4 else -4e-3)
+        adam.step()
+    assert not adam.state[p]["exp_avg_sq"].any()
+    optimizer.load_state_dict(continued(adam))
+    optimizer.param_groups[0]["lr"] = 1.0
+    optimizer.step()
+    assert 0 < float(p.detach().abs().max()) < 3.4
 
 
 def test_what_is_no_adam_is_refused():

@@ -144,6 +144,13 @@ def test_what_is_refused():
             offload(optimizer, batch_mib=wrong)
     with pytest.raises(ValueError, match="differentiable=True needs a step on the parameters' device"):
         offload(AdaBelief([weight], differentiable=True))
+    matrix = torch.ones(4, 3)
+    for part in (matrix, matrix[2:], matrix.t(), matrix[:, 1:]):  # of which a copy would undo the other's step
+        with pytest.raises(ValueError, match=r"shapes .* share memory"):
+            offload(AdaBelief([nn.Parameter(matrix), weight, nn.Parameter(part)]))
+    with offload(AdaBelief([nn.Parameter(matrix[:2])])) as handle:
+        handle.optimizer.add_param_group({"params": [nn.Parameter(matrix[2:]), nn.Parameter(torch.ones(0))]})
+        handle.optimizer.step()
     for one, other in ((offload, release), (release, offload)):
         with one(optimizer), pytest.raises(ValueError, match="already released or offloaded"):
             other(optimizer)

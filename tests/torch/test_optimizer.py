@@ -167,6 +167,23 @@ def test_differentiable(options):
     assert torch.autograd.gradcheck(trained, (p0, grads, lr))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_betas_have_a_derivative_too(dtype):
+    """Over several steps, whose number counts on, in the type that autograd keeps it in too."""
+
+    def trained(beta1, beta2):
+        p = torch.ones(3, dtype=dtype)
+        optimizer = AdaBelief([p], lr=0.1, betas=(beta1, beta2), eps=1e-4, differentiable=True)
+        for i in range(3):
+            p.grad = torch.tensor([1.0, -2.0, 0.5 * i], dtype=dtype)
+            optimizer.step()
+        return p
+
+    betas = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.8, 0.9)]
+    tolerance = {"eps": 1e-2, "atol": 1e-2, "rtol": 2e-2} if dtype == torch.float32 else {}
+    assert torch.autograd.gradcheck(trained, betas, **tolerance)
+
+
 def test_differentiable_ranger():
     def trained(p0, g):
         p = p0.clone()

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
-from adabelief.torch import launch, release
+from adabelief.torch import Probe, launch, release
 from tests.torch.cases import IMPLEMENTATIONS, same, skip_without_kernel
+from tests.torch.distributed.cases import whole
 from tests.torch.released import KINDS, Net, groups, states_equal, train
-from tests.torch.test_distributed import fsdp2, needs_distributed, whole
+from tests.torch.test_distributed import fsdp2, needs_distributed
 
 MIB = 2**20
 
@@ -238,6 +239,38 @@ def test_wrong_arguments():
         release(optimizer)
     assert optimizer._instead is None
     assert not weight._post_accumulate_grad_hooks
+
+
+@pytest.mark.parametrize("option", ["skip_nonfinite", "differentiable"])
+def test_an_option_that_comes_later_is_refused_before_anything_is_stepped(option):
+    net = Net()
+    optimizer = AdaBelief(net.parameters(), lr=0.1)
+    release(optimizer, batch_mib=1e-6)
+    train(net, optimizer, 2, schedule=False)
+    optimizer.param_groups[0][option] = True
+    before = copy.deepcopy(list(net.parameters()))
+    with pytest.raises(ValueError, match=f"{option}=True needs"):
+        net(torch.arange(6)).backward()
+    assert same(net.parameters(), before)
+    optimizer.param_groups[0][option] = False
+    optimizer.zero_grad()
+    train(net, optimizer, 2, schedule=False)
+
+
+def test_a_probe_is_told_that_the_gradients_are_gone():
+    net = Net()
+    optimizer = AdaBelief(net.parameters())
+    with Probe(optimizer, every=2) as probe:
+        train(net, optimizer, 2)
+        handle = release(optimizer)
+        train(net, optimizer, 1)
+        with pytest.raises(RuntimeError, match=r"it is released.*call remove"):
+            train(net, optimizer, 1)
+        with pytest.raises(RuntimeError, match=r"it is released.*call remove"):
+            Probe(optimizer).__enter__()
+        handle.remove()
+        train(net, optimizer, 1)
+    assert (probe.steps, probe.looks) == (5, 2)
 
 
 def test_an_optimizer_that_is_gone_steps_nothing():

@@ -245,6 +245,28 @@ def test_bad_options_are_named(options, dtype, message):
         AdaBelief([nn.Parameter(torch.ones(3, dtype=dtype))], **options)
 
 
+@pytest.mark.parametrize("options", [{"master_weight_bits": 24}, {"stochastic_rounding": True}], ids=["24", "dithered"])
+@pytest.mark.parametrize("changed", ["type", "option"])
+@of_every_implementation
+def test_a_change_in_mid_run_that_is_none_of_bfloat16_changes_nothing(changed, options, implementation):
+    """Rounding would cut float32 weights to the digits of bfloat16."""
+    params = parameters() if changed == "type" else [nn.Parameter(p.detach().float()) for p in parameters()]
+    optimizer = made(AdaBelief, params, implementation, **(options if changed == "type" else {}))
+    set_gradients(params, 0)
+    optimizer.step()
+    for p in params:
+        p.data = p.data.float()
+    optimizer.param_groups[0].update(options)
+    set_gradients(params, 1)
+    before = copy.deepcopy((params, str(optimizer.state_dict()["state"])))
+    with pytest.raises(
+        ValueError, match=r"is for parameters in bfloat16, got one of shape \(40, 256\) in torch.float32"
+    ):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, before[0], strict=True))
+    assert str(optimizer.state_dict()["state"]) == before[1]
+
+
 def test_a_rest_of_another_shape_changes_nothing():
     params = parameters()
     optimizer = AdaBelief(params, master_weight_bits=24)

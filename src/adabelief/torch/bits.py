@@ -61,13 +61,20 @@ def check_parameters(group: dict[str, Any]) -> None:
                 f"{name}={group[name]!r} needs the rows of a parameter, and FSDP1 makes flat pieces of them, whose "
                 f"codes its checkpoints mix up; use FSDP2 (fully_shard), which keeps shapes, or leave {name} out"
             )
+    for p in group["params"]:
+        check_weights(p, group)
+
+
+def check_weights(p: Tensor, group: dict[str, Any]) -> None:
+    """Raises ValueError for a parameter whose weights cannot be stored as its group asks."""
+    if p.dtype == torch.bfloat16:
+        return
     for name in ("master_weight_bits", "stochastic_rounding"):
-        for p in group["params"] if group[name] else ():
-            if p.dtype != torch.bfloat16:
-                raise ValueError(
-                    f"{name}={group[name]!r} is for parameters in bfloat16, got one of shape {tuple(p.shape)} in "
-                    f"{p.dtype}; convert it, or put it into a group of its own without {name}"
-                )
+        if group[name]:
+            raise ValueError(
+                f"{name}={group[name]!r} is for parameters in bfloat16, got one of shape {tuple(p.shape)} in "
+                f"{p.dtype}; convert it, or put it into a group of its own without {name}"
+            )
 
 
 def described(group: dict[str, Any]) -> list[str]:

@@ -56,7 +56,8 @@ def from_adam(state_dict: StateDict, eps: float = 1e-16) -> StateDict:
     so that v̂ − m̂² has 2·beta1/(1 + beta1) of it, and s has beta1 times that. But v looks further back than m, and
     where gradients grew, v̂ − m̂² says nothing, down to negative numbers: hence the bound, a share that one gradient has
     in m. With it no step is longer than 1/√(beta1 · (1 − beta1)) times Adam's, 3.3 times at beta1 = 0.9. At beta1 = 0 m
-    says nothing of the mean, and s begins as v. After some 1/(1 − beta2) steps s is measured, no longer estimated.
+    says nothing of the mean, and s begins as v. A v in float16 counts as at least what it cannot tell from 0, half its
+    least number over 1 − beta2. After some 1/(1 − beta2) steps s is measured, no longer estimated.
 
     Learning rate, betas, weight decay and maximize are Adam's; eps and all else are those of the optimizer that loads
     it. A warning says once what s begins as.
@@ -112,6 +113,9 @@ def _belief(entry: StateDict, beta1: float, beta2: float, eps: float) -> Tensor:
     m, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (entry["exp_avg"], entry["exp_avg_sq"]))
     m, v = (torch.view_as_real(x) if x.is_complex() else x for x in (m, v))
     correction1, correction2 = 1 - beta1**t, 1 - beta2**t
+    stored = torch.finfo(entry["exp_avg_sq"].dtype)
+    # of float16, v stands still where (1 - beta2) g^2 is below half its least number
+    v = v.clamp(min=stored.smallest_normal * stored.eps / 2 * correction2 / (1 - beta2))
     s = v
     if beta1 > 0 and t > 0:
         s = beta1 * torch.maximum(v - correction2 * (m / correction1) ** 2, (1 - beta1) * v)
@@ -214,6 +218,11 @@ def migrated(state_dict: StateDict, optimizer: Optimizer) -> StateDict:
         ]
     ranger = any("step_counter" in group for group in state_dict["param_groups"])
     steps = {i: group["step"] for group in state_dict["param_groups"] if "step" in group for i in group["params"]}
+    for i, entry in state_dict["state"].items():
+        if not isinstance(entry, Mapping):
+            raise ValueError(
+                f"state_dict: the state of parameter {i} must be a dict, got {entry!r}; load a checkpoint that is whole"
+            )
     state = {i: _migrated_entry(entry, ranger, steps.get(i)) for i, entry in state_dict["state"].items()}
     return {**state_dict, "state": state, "param_groups": groups}
 

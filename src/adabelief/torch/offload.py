@@ -55,7 +55,8 @@ def offload(optimizer: Optimizer, *, batch_mib: float = 64) -> Offload:
     Raises:
         TypeError: For other optimizers.
         ValueError: If `batch_mib` is no number above 0, `capturable` or `differentiable` is chosen, a parameter is
-            distributed or of another package's type, or the optimizer is already released or offloaded.
+            distributed or of another package's type, two of them share memory, or the optimizer is already released
+            or offloaded.
         RuntimeError: From `step`, for sparse gradients, and inside torch.compile.
 
     Source: Ren et al., "ZeRO-Offload: Democratizing Billion-Scale Model Training", USENIX ATC 2021.
@@ -107,6 +108,7 @@ class Offload(Handle):
         self._signature: list[Any] = []
         """What the batches were made for."""
         self._refuse()
+        _refuse_overlapping([p for group in optimizer.param_groups for p in group["params"]])
         optimizer._instead, optimizer._state_device = self._step, CPU
         self._move(CPU)
 
@@ -183,6 +185,7 @@ class Offload(Handle):
         signature = [(i, id(p), p.device, p.dtype, p.shape, p.stride()) for i, p in due]
         if signature == self._signature:
             return
+        _refuse_overlapping([p for _, p in due])
         self._signature, self._batches = [], []
         parts = list(_batches(due, self._batch_bytes))
         sizes = [sum(map(_room, (p for _, p in part))) for part in parts]
@@ -255,6 +258,21 @@ def _batches(due: list[tuple[int, Tensor]], limit: int) -> Iterator[list[tuple[i
         size += _room(p)
     if batch:
         yield batch
+
+
+def _refuse_overlapping(params: list[Tensor]) -> None:
+    """Raises ValueError for parameters that share memory, of whose copies one would undo the step of the other."""
+    places = []
+    for p in params:
+        if p.numel() and p.device.type != "meta":
+            last = sum(stride * (size - 1) for stride, size in zip(p.stride(), p.shape, strict=True))
+            places.append((str(p.device), p.data_ptr(), p.data_ptr() + (last + 1) * p.element_size(), tuple(p.shape)))
+    for (device, _, end, shape), (other, begin, _, its) in pairwise(sorted(places)):
+        if device == other and begin < end:
+            raise ValueError(
+                f"params: those of shapes {shape} and {its} share memory, and offload steps a copy of each; give the "
+                "optimizer the tensor that they are views of, or train without offload"
+            )
 
 
 def _room(p: Tensor) -> int:

@@ -49,7 +49,7 @@ def release(optimizer: Optimizer, *, batch_mib: float = 32) -> Release:
     What needs all gradients at once cannot work, and is refused with a RuntimeError from the call that shows it:
     accumulation (a second gradient of a parameter before `step`), a GradScaler, clipping by the norm of all, or what
     else reads or changes gradients between backward and `step` (those of the last batch are stand-ins then, which
-    raise), DistributedDataParallel (which averages gradients later than they arrive), a compiled step.
+    raise), a `Probe`, DistributedDataParallel (which averages gradients later than they arrive), a compiled step.
 
     Args:
         optimizer: An AdaBelief, AdaBeliefW or RangerAdaBelief; its parameters that require a gradient get a hook each.
@@ -177,6 +177,8 @@ class Release(Handle):
             return
         with self._lock:
             self._refuse_scaler()
+            if not self._arrived:
+                self._attend()  # before anything is stepped by options that came since
             self._uncover()
             if not self._told:
                 internals.after_backward(self._cover)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief.kernels.layout import EXPONENTS
-from adabelief.torch import bits, internals, storage
+from adabelief.torch import bits, finite, internals, storage
 from adabelief.torch.migrate import migrated
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def begin(state: State, p: Tensor, group: dict[str, Any]) -> State:
     What is there follows p to another type and the group to other codes, and the step number to where it is read: a
     framework that moves a whole state to a device and back moves it too.
     """
+    bits.check_weights(p, group)  # options and types may have changed since the constructor looked
     place = p.device if group["capturable"] else torch.device("cpu")
     step = state.get(STEP)
     if step is None:
@@ -102,6 +104,7 @@ def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> 
         loaded.update(migrated(state_dict, optimizer))
         for entry, own in _pairs(loaded, optimizer):
             _settle_exponents(entry, own)
+        _check_options(loaded, owner)
         _check(loaded, optimizer)
         _check_numbers(state_dict)
         ours = {i for group in loaded["param_groups"] for i in group["params"]}
@@ -175,6 +178,20 @@ def _is_ours(name: str, value: Any) -> bool:
     return isinstance(value, Tensor) and name != STEP
 
 
+def _check_options(state_dict: State, owner: Base) -> None:
+    """Raises ValueError for the first option of a saved group that the constructor would refuse."""
+    for i, (own, group) in enumerate(zip(owner.param_groups, state_dict["param_groups"], strict=False)):
+        try:
+            owner._check(own | group)
+            count = group.get(finite.COUNT, torch.zeros(()))
+            if not isinstance(count, Tensor) or count.numel() != 1:
+                raise ValueError(f"{finite.COUNT} must be a tensor of one number, got {count!r}")
+        except ValueError as error:
+            raise ValueError(
+                f"state_dict: {error} in group {i}; correct its param_groups[{i}] before it is loaded"
+            ) from error
+
+
 def _check(state_dict: State, optimizer: Optimizer) -> None:
     """Raises ValueError for the first part of a saved state that is missing, or not of its parameter."""
     saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
@@ -191,8 +208,11 @@ def _check(state_dict: State, optimizer: Optimizer) -> None:
                 "AdaBelief, or start a new optimizer"
             )
         step = entry[STEP]
-        if not isinstance(step, Tensor) or step.numel() != 1:
-            raise ValueError(f"state_dict: {STEP} of parameter {i} must be a number, got {step!r}")
+        if not isinstance(step, Tensor) or step.numel() != 1 or not _counts(step):
+            raise ValueError(
+                f"state_dict: {STEP} of parameter {i} must be a number, at least 0, got {step!r}; load a checkpoint "
+                "that is whole"
+            )
         if is_lazy(p):
             continue
         for column in ("m", "s", "s_max", "slow"):
@@ -206,13 +226,20 @@ def _check(state_dict: State, optimizer: Optimizer) -> None:
         _check_codes(entry, p, i)
 
 
+def _counts(step: Tensor) -> bool:
+    """Whether a step number may be one, as far as it can be read."""
+    return not internals.has_value(step) or step.is_meta or 0 <= float(step) < math.inf
+
+
 def _check_codes(entry: State, p: Tensor, i: Any) -> None:
     """Raises ValueError for the first codes of a parameter's saved state whose exponents are not theirs."""
     rest = entry.get(COLUMNS["rest"])
-    if rest is not None and (rest.dtype not in storage.RESTS.values() or rest.shape != p.shape):
+    if rest is not None and (
+        not isinstance(rest, Tensor) or rest.dtype not in storage.RESTS.values() or rest.shape != p.shape
+    ):
         raise ValueError(
             f"state_dict: {COLUMNS['rest']} of parameter {i} must be of shape {tuple(p.shape)} in int8 or int16, "
-            f"got {tuple(rest.shape)} in {rest.dtype}; load a checkpoint of this model"
+            f"got {_found(rest)}; load a checkpoint of this model"
         )
     for column, its in EXPONENTS.items():
         x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
@@ -225,11 +252,15 @@ def _check_codes(entry: State, p: Tensor, i: Any) -> None:
                 f"got {tuple(x.shape)} in {x.dtype}; load a checkpoint of this model"
             )
         if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
-            found = f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
             raise ValueError(
                 f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
-                f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
+                f"of {COLUMNS[column]}, got {_found(exponents)}; load a checkpoint that is whole"
             )
+
+
+def _found(x: Any) -> str:
+    """What stands where a tensor should, in words."""
+    return f"{tuple(x.shape)} in {x.dtype}" if isinstance(x, Tensor) else "nothing" if x is None else repr(x)
 
 
 def _check_numbers(state_dict: State) -> None:

@@ -156,7 +156,7 @@ def update(
     if recorded:
         for i, t in enumerate(numbers):
             one = tensors.pick([i]).reals()
-            t = t.to(one.columns["m"][0].dtype) if traced else t
+            t = t.to(one.columns["m"][0].dtype, copy=True) if traced else t  # autograd keeps it, and it counts on
             record_step(one, recipe.scalars(t, torch if traced else Floats), options, dims[i])
         return
     for operators, indices in _buckets(tensors, numbers, foreach, traced):

@@ -23,6 +23,7 @@ from adabelief.torch.probe.measure import Layer, Measured, describe, flags, meas
 from adabelief.torch.probe.notes import notes
 from adabelief.torch.probe.ranks import Exchange
 from adabelief.torch.probe.sample import is_readable, seen, take
+from adabelief.torch.release import Release
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,6 +73,7 @@ class Probe:
         ValueError: If `every` or `sample` is no whole number from 1 upwards, or `jsonl` is no path.
         TypeError: For an optimizer that it cannot read, and for names that are none.
         FileNotFoundError: If there is no folder for the file.
+        RuntimeError: If the optimizer is released: its gradients are gone when the step is made.
 
     Warns:
         UserWarning: Once for each kind of gradient that no eps helps: thresholded, constant, always 0.
@@ -132,6 +134,7 @@ class Probe:
     def __enter__(self) -> Probe:
         if self._hook is not None:
             raise RuntimeError("this Probe is already entered; leave it first, or make another one")
+        self._refuse_released()
         compiled.enrol(self._handle, self._count)
         self._hook = self.optimizer.register_step_post_hook(self._after_step)
         return self
@@ -210,6 +213,7 @@ class Probe:
         self._due = self._due or self.steps % self.every == 0
         if not self._due:
             return
+        self._refuse_released()
         found = seen(self.optimizer, columns)
         if not found:  # a step without gradients, or skipped by a GradScaler before any other: look at the next one
             return
@@ -223,6 +227,14 @@ class Probe:
             self._exchange.post(self.looks, self._layers)
         else:
             self._settle()
+
+    def _refuse_released(self) -> None:
+        """Raises RuntimeError where `release` has freed the gradients by the time of a look."""
+        if isinstance(getattr(getattr(self.optimizer, "_instead", None), "__self__", None), Release):
+            raise RuntimeError(
+                "optimizer: it is released, so that its gradients are gone when a probe looks; call remove() of what "
+                "release(optimizer) returned, and release it again after the probe"
+            )
 
     def _meet(self) -> None:
         """Looks who else has parts of the same tensors."""
