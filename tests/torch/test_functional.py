@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import adabelief.torch.functional as functional
-from adabelief.torch import launch, release
+from adabelief.torch import launch, offload, release
 from tests.torch.cases import OURS, same
 from tests.torch.distributed.cases import whole
 from tests.torch.released import KINDS, states_equal
@@ -217,4 +217,13 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"one \(or None\) for each of 1 parameters, got 2"):
         optimizer.step([weight, weight])
     optimizer.step([None])
+    with pytest.raises(ValueError, match="FunctionalAdaBelief has one group"):
+        optimizer.add_param_group({"params": [torch.ones(2)]})
+    for handle in (release, offload):
+        with pytest.raises(TypeError, match="got FunctionalAdaBelief"):
+            handle(optimizer)
+    optimizer.param_groups[0]["skip_nonfinite"] = True
+    for step in (lambda: optimizer.step([weight]), lambda: optimizer.step_param(weight, weight)):
+        with pytest.raises(ValueError, match="skip_nonfinite=True needs the gradients of all"):
+            step()
     assert torch.equal(weight, torch.ones(3))

@@ -343,6 +343,27 @@ def test_a_v_that_float16_has_lost_gives_no_long_steps():
     assert 0 < float(p.detach().abs().max()) < 3.4
 
 
+@pytest.mark.parametrize(
+    ("state", "group", "message"),
+    [
+        ({"exp_avg": None}, {}, r"exp_avg of parameter 1 must be a tensor, .*got None; load"),
+        ({"exp_avg_sq": torch.ones(3)}, {}, r"exp_avg_sq of parameter 1 must be a tensor, .*got shape \(3,\); load"),
+        ({"step": None}, {}, r"step of parameter 1 must be a number, got None; load"),
+        ({}, {"betas": (0.9, torch.tensor(1.0))}, r"state_dict: betas\[1\] must be a number in \[0, 1\), got 1.0"),
+        ({}, {"betas": None}, r"state_dict: betas must be a pair"),
+    ],
+)
+def test_a_broken_adam_is_named(state, group, message):
+    params = parameters()
+    adam = torch.optim.Adam(params)
+    walk(adam, range(1))
+    whole = adam.state_dict()
+    whole["state"][1] |= state
+    whole["param_groups"][0] |= group
+    with pytest.raises(ValueError, match=message):
+        from_adam(whole)
+
+
 def test_what_is_no_adam_is_refused():
     with pytest.raises(ValueError, match=r"not of an Adam.*momentum_buffer"):
         from_adam(momentum())

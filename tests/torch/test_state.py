@@ -139,6 +139,20 @@ def test_loading_before_the_first_step():
     walk(optimizer, range(1))
 
 
+@pytest.mark.parametrize("lr", [1e-3, torch.tensor(1e-3)], ids=["number", "tensor"])
+def test_a_schedule_that_ended_at_0_loads(lr):
+    """LinearLR may round its last lr to just below 0."""
+    optimizer = AdaBelief(parameters(), lr=lr)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 3, 0.0, total_iters=4)
+    for _ in range(4):
+        optimizer.step()
+        scheduler.step()
+    assert isinstance(lr, torch.Tensor) or optimizer.param_groups[0]["lr"] < 0
+    other = AdaBelief(parameters())
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
 def test_wrong_number_of_groups_is_torchs_error():
     with pytest.raises(ValueError, match="different number of parameter groups"):
         AdaBelief([{"params": parameters()}, {"params": parameters()}]).load_state_dict(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,16 +53,24 @@ class Functional(Base):
         params = list(params)
         if not params and not _allow_empty_param_list:
             raise ValueError("params must not be empty, got []; pass the parameters that are to be stepped")
-        for name in ("skip_nonfinite", "differentiable"):
-            if options.get(name):
-                raise ValueError(
-                    f"{name}=True needs the gradients of all parameters at once, and the functional form is handed "
-                    f"some at a time; use {name}=False"
-                )
+        _refuse(options)
         super().__init__([{"params": params}], *args, **options)
         self._lock = threading.Lock()
         self._kept: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         """What is kept of each call from one to the next, by the id of its first parameter."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds the one group that there is.
+
+        Raises:
+            ValueError: If there is one already, or as that of the class does.
+        """
+        if self.param_groups:
+            raise ValueError(
+                f"param_group: {type(self).__name__} has one group, whose gradients it is handed; make another one of "
+                "these parameters"
+            )
+        super().add_param_group(param_group)
 
     def step(self, gradients: Sequence[Tensor | None]) -> None:  # type: ignore[override]
         """Steps every parameter that has a gradient here.
@@ -87,6 +95,7 @@ class Functional(Base):
     def _step_with(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         if not pairs:
             return
+        _refuse(self.param_groups[0])  # what was loaded or set since
         with self._lock, torch.no_grad():
             before = [p.grad for p, _ in pairs]
             try:
@@ -97,6 +106,16 @@ class Functional(Base):
             finally:
                 for (p, _), g_before in zip(pairs, before, strict=True):
                     p.grad = g_before
+
+
+def _refuse(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that need all gradients."""
+    for name in ("skip_nonfinite", "differentiable"):
+        if options.get(name):
+            raise ValueError(
+                f"{name}=True needs the gradients of all parameters at once, and the functional form is handed some at "
+                f"a time; use {name}=False"
+            )
 
 
 class FunctionalAdaBelief(Functional, AdaBelief):

@@ -16,7 +16,7 @@ def unchanged(optimizer: Any) -> Base:
         TypeError: If it is none of this package's.
         ValueError: If it is already released or offloaded.
     """
-    if not isinstance(optimizer, Base):
+    if not isinstance(optimizer, Base) or hasattr(optimizer, "step_param"):  # a functional form has a step of its own
         raise TypeError(
             f"optimizer must be AdaBelief, AdaBeliefW or RangerAdaBelief, got {type(optimizer).__name__}; pass the "
             "optimizer itself, not what wraps it"

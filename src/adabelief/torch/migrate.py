@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adabelief.options import RATE, check, is_number
+from adabelief.options import BETA, RATE, check, is_number, items, pair
 
 StateDict = dict[str, Any]
 
@@ -95,7 +95,9 @@ def from_adam(state_dict: StateDict, eps: float = 1e-16) -> StateDict:
                 continue
             if not {"step", "exp_avg", "exp_avg_sq"} <= entry.keys():
                 raise ValueError(f"state_dict: not of an Adam, since the state of parameter {i} has {', '.join(entry)}")
-            beta1, beta2 = map(float, group["betas"])
+            _check_adam(entry, i)
+            betas = [float(x) if isinstance(x, Tensor) else x for x in items(group.get("betas"))]
+            beta1, beta2 = pair("state_dict: betas", betas, *BETA)
             s = _belief(entry, beta1, beta2, eps)
             state[i] = {"step": entry["step"], "exp_avg": entry["exp_avg"], "exp_avg_var": s}
     groups = [{name: x for name, x in group.items() if name in OF_ADAM} for group in state_dict["param_groups"]]
@@ -105,6 +107,22 @@ def from_adam(state_dict: StateDict, eps: float = 1e-16) -> StateDict:
         stacklevel=2,
     )
     return {**state_dict, "state": state, "param_groups": groups}
+
+
+def _check_adam(entry: StateDict, i: Any) -> None:
+    """Raises ValueError for the first part of an Adam's state of one parameter that is not what it should be."""
+    m, v, step = (entry[name] for name in ("exp_avg", "exp_avg_sq", "step"))
+    for name, x in (("exp_avg", m), ("exp_avg_sq", v)):
+        if not isinstance(x, Tensor) or x.shape != m.shape:
+            found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
+            raise ValueError(
+                f"state_dict: {name} of parameter {i} must be a tensor, as large as its exp_avg, got {found}; load a "
+                "checkpoint that is whole"
+            )
+    if not is_number(step) and not (isinstance(step, Tensor) and step.numel() == 1):
+        raise ValueError(
+            f"state_dict: step of parameter {i} must be a number, got {step!r}; load a checkpoint that is whole"
+        )
 
 
 def _belief(entry: StateDict, beta1: float, beta2: float, eps: float) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief.kernels.layout import EXPONENTS
+from adabelief.options import is_number
 from adabelief.torch import bits, finite, internals, storage
 from adabelief.torch.migrate import migrated
 
@@ -182,7 +183,7 @@ def _check_options(state_dict: State, owner: Base) -> None:
     """Raises ValueError for the first option of a saved group that the constructor would refuse."""
     for i, (own, group) in enumerate(zip(owner.param_groups, state_dict["param_groups"], strict=False)):
         try:
-            owner._check(own | group)
+            owner._check(own | group | _rounded(group))
             count = group.get(finite.COUNT, torch.zeros(()))
             if not isinstance(count, Tensor) or count.numel() != 1:
                 raise ValueError(f"{finite.COUNT} must be a tensor of one number, got {count!r}")
@@ -190,6 +191,17 @@ def _check_options(state_dict: State, owner: Base) -> None:
             raise ValueError(
                 f"state_dict: {error} in group {i}; correct its param_groups[{i}] before it is loaded"
             ) from error
+
+
+def _rounded(group: State) -> State:
+    """An lr of 0 where a schedule that ends at 0, as LinearLR may, has rounded it to just below."""
+    numbers = [
+        x.item() if isinstance(x, Tensor) and x.numel() == 1 else x for x in map(group.get, ("lr", "initial_lr"))
+    ]
+    if not all(map(is_number, numbers)):
+        return {}
+    lr, first = numbers
+    return {"lr": 0.0} if -1e-6 * first <= lr < 0 else {}
 
 
 def _check(state_dict: State, optimizer: Optimizer) -> None:
