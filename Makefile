@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test soak bench gpu format clean
+.PHONY: demo test soak bench gpu docs docs-serve format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -26,6 +26,13 @@ bench: .venv/.test
 gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py --out bench/gpu
 
+# The site, strictly: a broken link or an undocumented public name fails.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 format: .venv/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -42,5 +49,9 @@ format: .venv/.test
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target $(OFFICIAL_005) adabelief-pytorch==0.0.5
 	touch $@
 
+.venv/.docs: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv demo bench
+	rm -rf .venv demo bench site
