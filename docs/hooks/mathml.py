@@ -1,4 +1,4 @@
-"""Formulas as docstrings write them, p ← p − lr · m/(1 − beta1^t), typeset as MathML, which browsers draw by themselves.
+"""Formulas as docstrings write them, p ← p − lr · m/(1 − beta1^t), typeset as MathML, which browsers draw themselves.
 
 One notation serves the terminal, the Markdown and the site. `formula` reads
 
@@ -101,7 +101,7 @@ def _sum(tokens: Tokens) -> tuple[str, Tokens]:
 
 def _product(tokens: Tokens) -> tuple[str, Tokens]:
     made, (factor, tokens) = "", _power(tokens)
-    while tokens and (tokens[0][1] in "·×/" or factor.endswith(")</mo></mrow>") and _begins(tokens[0])):
+    while tokens and (tokens[0][1] in "·×/" or (factor.endswith(")</mo></mrow>") and _begins(tokens[0]))):
         sign = tokens[0][1] if tokens[0][1] in "·×/" else "\u2062"  # invisible times
         right, tokens = _power(tokens if sign == "\u2062" else tokens[1:])
         if sign == "/":
