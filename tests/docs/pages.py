@@ -1,4 +1,4 @@
-"""The pages that people read, and the code in them."""
+"""The pages that people read, the code in them, and the examples."""
 
 from __future__ import annotations
 
@@ -48,3 +48,12 @@ def blocks(page: str, *languages: str) -> list[Block]:
             body = textwrap.dedent(fence["text"])
             found.append(Block(page, line, fence["language"], body, not_run, needs))
     return found
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+
+DISTRIBUTED = "examples/accelerate_fsdp2.py"
+"""It takes two processes."""
+
+EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.py"))
+EXAMPLES.remove(DISTRIBUTED)

@@ -1,11 +1,13 @@
-"""Runs the Python blocks of pages: `python -m tests.docs.run PAGE ...` prints a line of JSON for each.
+"""Runs pages and examples: `python -m tests.docs.run PAGE.md EXAMPLE.py ...` prints a line of JSON for each.
 
-The blocks of a page share a namespace. What a page takes for granted, its reader's model and data, is in setup/, in a
-file of the page's name: what stands before `# before block N` runs before the first block, the rest before the N-th.
+The Python blocks of a page share a namespace. What a page takes for granted, its reader's model and data, is in setup/,
+in a file of the page's name: what stands before `# before block N` runs before the first block, the rest before the
+N-th. An example is a script, which is told to take two steps.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -13,13 +15,15 @@ import json
 import os
 import random
 import re
+import runpy
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.docs.pages import blocks
+from tests.docs.pages import ROOT, blocks
 
 SETUP = Path(__file__).parent / "setup"
 
@@ -38,27 +42,54 @@ def setup(page: str) -> dict[int, str]:
     return {1: first} | {int(n): text for n, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def run(page: str) -> dict[str, Any]:
-    """Runs a page; `error` is empty where all of it ran, `left_out` says of blocks why they did not."""
-    before, left_out, said, start = setup(page), [], io.StringIO(), time.process_time()
-    names: dict[str, Any] = {"__name__": "__page__"}
+def page_run(page: str) -> Iterator[str]:
+    """Runs the blocks of a page, and yields why some of them did not."""
+    before, names = setup(page), {"__name__": "__page__"}
+    for number, block in enumerate(blocks(page, "python"), 1):
+        reason = block.not_run or absent(block.needs)
+        if reason:
+            yield f"line {block.line}: {reason}"
+            continue
+        _seed()
+        exec(compile(before.get(number, ""), f"set-up of {page}, block {number}", "exec"), names)
+        exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), names)
+
+
+def example_run(script: str) -> Iterator[str]:
+    """Runs an example, or yields why not."""
+    reason = absent(imports(script))
+    if reason:
+        yield reason
+        return
+    _seed()
+    sys.argv = [script, "--steps", "2", *(["--trials", "1"] if "--trials" in (ROOT / script).read_text() else [])]
+    runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def imports(script: str) -> tuple[str, ...]:
+    """The packages that a script imports."""
+    nodes = ast.parse((ROOT / script).read_text()).body
+    modules = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return tuple(module.partition(".")[0] for module in modules)
+
+
+def absent(modules: tuple[str, ...]) -> str:
+    """Which of them there are not here; empty for none."""
+    missing = [name for name in modules if not importlib.util.find_spec(name)]
+    return f"{', '.join(missing)} is not installed" if missing else ""
+
+
+def run(what: str) -> dict[str, Any]:
+    """Runs one; `error` is empty where all of it ran, `left_out` says what did not, and why."""
+    left_out, said, start, error = [], io.StringIO(), time.process_time(), ""
     try:
         with contextlib.redirect_stdout(said):
-            for number, block in enumerate(blocks(page, "python"), 1):
-                absent = [name for name in block.needs if not importlib.util.find_spec(name)]
-                reason = block.not_run or ", ".join(f"no {name} here" for name in absent)
-                if reason:
-                    left_out.append([block.line, reason])
-                    continue
-                _seed()
-                exec(compile(before.get(number, ""), f"set-up of {page}, block {number}", "exec"), names)
-                exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), names)
+            left_out = [*(page_run if what.endswith(".md") else example_run)(what)]
     except BaseException:
         error = traceback.format_exc()
-    else:
-        error = ""
     seconds = time.process_time() - start
-    return {"page": page, "error": error, "left_out": left_out, "said": said.getvalue(), "seconds": seconds}
+    return {"of": what, "error": error, "left_out": left_out, "said": said.getvalue(), "seconds": seconds}
 
 
 def _seed() -> None:
@@ -69,8 +100,8 @@ def _seed() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("KERAS_BACKEND", "torch")  # nothing else has to be loaded for it
-    results = [run(page) for page in sys.argv[1:]]
+    results = [run(what) for what in sys.argv[1:]]
     for result in results:
         sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # whatever a page has left behind: threads, process groups
+    os._exit(0)  # whatever they have left behind: threads, process groups

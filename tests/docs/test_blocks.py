@@ -1,44 +1,38 @@
-"""Every Python block of the pages runs, on a CPU."""
+"""Every Python block of the pages runs, and every example: on a CPU, at a tiny size."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, blocks
-from tests.docs.run import SETUP, called, setup
-
-WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+from tests.docs.conftest import python
+from tests.docs.pages import DISTRIBUTED, EXAMPLES, PAGES, ROOT, WITH_PYTHON, blocks
+from tests.docs.run import SETUP, absent, called, imports, setup
 
 pytestmark = pytest.mark.xdist_group("docs")
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What came of all pages, one process for all of them: imports take longer than blocks."""
-    own = {"PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path)), "OMP_NUM_THREADS": "1", "KERAS_BACKEND": "torch"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.docs.run", *WITH_PYTHON],
-        cwd=tmp_path_factory.mktemp("docs"),
-        env=os.environ | own,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return {result["page"]: result for result in map(json.loads, done.stdout.splitlines())}
-
-
-@pytest.mark.parametrize("page", WITH_PYTHON)
-def test_blocks_run(results, page):
-    result = results[page]
+@pytest.mark.parametrize("what", WITH_PYTHON + EXAMPLES)
+def test_it_runs(results, what):
+    result = results[what]
     assert not result["error"], result["error"]
     if result["left_out"]:
-        pytest.skip("the other blocks ran; " + "; ".join(f"line {line}: {why}" for line, why in result["left_out"]))
+        pytest.skip("; ".join(result["left_out"]))
+
+
+def test_two_processes_share_a_model(tmp_path):
+    if absent(imports(DISTRIBUTED)):
+        pytest.skip(absent(imports(DISTRIBUTED)))
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    said = python(*launch, str(ROOT / DISTRIBUTED), "--steps", "2", cwd=tmp_path)
+    assert "step 1: loss" in said
+    assert list((tmp_path / "fsdp2").iterdir())
+
+
+@pytest.mark.parametrize("example", [*EXAMPLES, DISTRIBUTED])
+def test_examples_are_short_and_say_how_to_start(example):
+    text = (ROOT / example).read_text()
+    assert len(text.splitlines()) < 60
+    assert f"{example.rpartition('/')[2]} [--steps" in text
 
 
 @pytest.mark.parametrize(
