@@ -245,3 +245,10 @@ def test_describe():
     assert optimizers.describe("Yogi", {"lr": 1e-3, "eps": 1e-3}) == (
         "lr=0.001, eps=0.001, foreach=True, weight_decouple=False"
     )
+
+
+@pytest.mark.parametrize(("given", "bits"), [(8, 8), ([16, 8], (16, 8)), ((32, 8), (32, 8))])
+def test_bits_of_state_are_a_setting_like_any_other(given, bits):
+    assert optimizers.check("AdaBelief", {"state_bits": given}) == {"state_bits": bits}
+    (group,) = optimizers.build("AdaBelief", [nn.Parameter(torch.zeros(2, 4096))], {"state_bits": given}).param_groups
+    assert group["state_bits"] == bits

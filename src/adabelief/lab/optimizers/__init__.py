@@ -218,8 +218,10 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
 def _read(name: str, value: Any, parameter: inspect.Parameter) -> Any:
     """A value of the kind that the argument's annotation names."""
     annotation = str(parameter.annotation)
-    if "tuple" in annotation:
+    if "tuple[float" in annotation:
         return options.pair(name, value, *options.BETA)
+    if "tuple[int" in annotation and isinstance(value, (list, tuple)):  # or one number, as any
+        return tuple(values.read(f"{name}[{i}]", item, int) for i, item in enumerate(value))
     kind = next(kind for kind in (bool, float, int, str) if kind.__name__ in annotation)
     found = values.read(name, value, kind, optional=parameter.default is None)
     if name in DECAY_RATES:
