@@ -1,8 +1,8 @@
 """Runs pages and examples: `python -m tests.docs.run PAGE.md EXAMPLE.py ...` prints a line of JSON for each.
 
-The Python blocks of a page share a namespace. What a page takes for granted, its reader's model and data, is in setup/,
-in a file of the page's name: what stands before `# before block N` runs before the first block, the rest before the
-N-th. An example is a script, which is told to take two steps.
+Each runs in a folder of its own. The Python blocks of a page share a namespace. What a page takes for granted, its
+reader's model and data, is in setup/, in a file of the page's name: what stands before `# before block N` runs before
+the first block, the rest before the N-th. An example is a script, which is told to take two steps.
 """
 
 from __future__ import annotations
@@ -82,12 +82,16 @@ def absent(modules: tuple[str, ...]) -> str:
 
 def run(what: str) -> dict[str, Any]:
     """Runs one; `error` is empty where all of it ran, `left_out` says what did not, and why."""
-    left_out, said, start, error = [], io.StringIO(), time.process_time(), ""
+    left_out, said, start, error, home = [], io.StringIO(), time.process_time(), "", Path.cwd()
+    folder = home / called(what)
+    folder.mkdir()
+    os.chdir(folder)
     try:
         with contextlib.redirect_stdout(said):
             left_out = [*(page_run if what.endswith(".md") else example_run)(what)]
     except BaseException:
         error = traceback.format_exc()
+    os.chdir(home)
     seconds = time.process_time() - start
     return {"of": what, "error": error, "left_out": left_out, "said": said.getvalue(), "seconds": seconds}
 
