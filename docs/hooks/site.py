@@ -14,11 +14,14 @@ from mkdocs.exceptions import PluginError
 
 SOURCES = Path(__file__).parents[2] / "src"
 
-INLINE = re.compile(r"(?<!<span></span>)(?<!<pre>)<code>([^<]*[√←·²≤≥∞−][^<]*)</code>")
-"""Code spans with what no program has in it."""
+MATHS = "√←·²≤≥∞−"
+"""What no program has in it, and every formula of ours."""
+
+INLINE = re.compile(rf"(?<!<span></span>)(?<!<pre>)<code>([^<]*[{MATHS}][^<]*)</code>")
 
 BLOCK = re.compile(
-    r'<div class="[^"]*highlight[^"]*">\s*<pre[^>]*>(?:<span></span>)?<code>([^<]*)</code></pre>\s*</div>'
+    r'<div class="[^"]*highlight[^"]*">\s*<pre[^>]*>(?:<span></span>)?'
+    rf"<code>([^<]*[{MATHS}][^<]*)</code></pre>\s*</div>"
 )
 """Code blocks without a language."""
 
