@@ -20,7 +20,20 @@ from statistics import median
 from typing import Any
 
 import torch
-from step_time import CASES, GPT2_BLOCK, Shapes, Step, arms, copy, measure, parameters, ratio, until_done
+from step_time import (
+    CASES,
+    GPT2_BLOCK,
+    Shapes,
+    Step,
+    arms,
+    copy,
+    measure,
+    moved_by,
+    moved_bytes,
+    parameters,
+    ratio,
+    until_done,
+)
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.lab.models.gpt import GPT
@@ -49,7 +62,7 @@ STEPS: list[tuple[str, Shapes, torch.dtype]] = [
 
 TINY: list[tuple[str, Shapes, torch.dtype]] = [
     ("tiny", [(16,), (3, 5)], torch.float32),
-    ("tiny", [(16,), (3, 5)], torch.bfloat16),
+    ("tiny", [(3, 5), (8, 512)], torch.bfloat16),  # of which one is large enough for codes
 ]
 
 
@@ -121,18 +134,20 @@ def steps(interpret: bool) -> Iterator[Row]:
     seconds = 0.0 if interpret else SECONDS
     for case, shapes, dtype in TINY if interpret else STEPS:
         params = parameters(shapes, device, dtype)
-        contenders, _, left_out = arms(params)
+        contenders, sizes, left_out = arms(params)
         contenders["limit"] = copy(params)
         whole = measure(contenders, seconds, partial(until_done, device=device))
         alone = whole if interpret else measure(contenders, seconds, on_device)
         host = whole if interpret else measure(contenders, seconds / 3, on_host)
+        elements = sum(p.numel() for p in params)
         about = {
             "case": case,
             "tensors": len(shapes),
-            "elements": sum(p.numel() for p in params),
+            "elements": elements,
             "dtype": str(dtype).removeprefix("torch."),
         }
         for name in contenders:
+            moved = moved_by(params, sizes[name]) if name in sizes else moved_bytes(params)
             yield (
                 {"table": "steps"}
                 | about
@@ -141,7 +156,9 @@ def steps(interpret: bool) -> Iterator[Row]:
                     "ms": median(whole[name]) * 1e3,
                     "x AdamW fused": ratio(whole, name, "AdamW fused"),
                     "device ms": median(alone[name]) * 1e3,
-                    "share of a copy's bandwidth": ratio(alone, "limit", name),
+                    "share of a copy's bandwidth": ratio(alone, "limit", name) * moved / moved_bytes(params),
+                    "bytes moved": moved / elements,
+                    "bytes of state": sizes.get(name),
                     "host ms": median(host[name]) * 1e3,
                 }
             )

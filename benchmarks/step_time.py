@@ -126,7 +126,8 @@ def arms(
             left_out[name] = f"{type(error).__name__}: {error}"
         else:
             steps[name] = optimizer.step
-            kept = (x for entry in optimizer.state.values() for x in entry.values() if isinstance(x, torch.Tensor))
+            entries = (item for entry in optimizer.state.values() for item in entry.items())
+            kept = [x for key, x in entries if isinstance(x, torch.Tensor) and key != "step"]
             sizes[name] = sum(x.numel() * x.element_size() for x in kept) / elements
     return steps, sizes, left_out
 
@@ -134,6 +135,11 @@ def arms(
 def moved_bytes(params: list[torch.nn.Parameter]) -> int:
     """What a step has to move: it reads g, p, m, s and writes p, m, s; m and s have at least 4 bytes an element."""
     return sum(p.numel() * (3 * p.element_size() + 4 * max(4, p.element_size())) for p in params)
+
+
+def moved_by(params: list[torch.nn.Parameter], state: float) -> float:
+    """The same of a step with so many bytes of state for a parameter, all of which it reads and writes."""
+    return sum(p.numel() * (3 * p.element_size() + 2 * state) for p in params)
 
 
 def copy(params: list[torch.nn.Parameter]) -> Step:

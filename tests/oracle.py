@@ -186,7 +186,8 @@ def numpy(x: Tensor) -> np.ndarray:
 def rule_options(group: dict[str, Any]) -> dict[str, Any]:
     """The reference's arguments for a parameter group."""
     options = {name: value for name, value in group.items() if name in RULE_OPTIONS}
-    options["lr"] = float(options["lr"])
+    options |= {name: float(options[name]) for name in ("lr", "weight_decay")}
+    options["betas"] = tuple(map(float, options["betas"]))
     if "N_sma_threshhold" in group:
         options |= {"adaptive_from": group["N_sma_threshhold"], "eps_before_adaptive": False}
     return options

@@ -37,6 +37,9 @@ ALPHA: Range = ("a number in [0, 1]", lambda x: 0 <= x <= 1)
 SHARE: Range = ("a number in (0, 1]", lambda x: 0 < x <= 1)
 """How much is left of a learning rate."""
 
+MIB: Range = ("a finite number above 0", lambda x: 0 < x < math.inf)
+"""Size of what is taken at a time."""
+
 K: Range = ("a whole number, at least 1", lambda x: 1 <= x < math.inf and x == int(x))
 """Steps between two synchronizations of Lookahead."""
 
@@ -105,16 +108,26 @@ def pair(
         >>> pair("betas", [0, 0.5], *BETA)
         (0.0, 0.5)
     """
-    items: tuple[Any, ...] = ()
+    both = items(value)
+    if len(both) != 2:
+        raise ValueError(f"{name} must be a pair, each {range_}, got {value!r}")
+    for i, item in enumerate(both):
+        check(f"{name}[{i}]", item, range_, holds, passes=passes)
+    first, second = (float(item) if is_number(item) else item for item in both)
+    return first, second
+
+
+def items(value: Any) -> tuple[Any, ...]:
+    """The elements of a sequence of any kind, a configuration library's own too; none of what is no sequence.
+
+    Example:
+        >>> items([16, 8]), items("16"), items(8)
+        ((16, 8), (), ())
+    """
     if not isinstance(value, (Set, Mapping, str)):  # a set has no first element, and a mapping would give its keys
         with suppress(TypeError):  # no sequence, or an array without dimensions
-            items = tuple(value)
-    if len(items) != 2:
-        raise ValueError(f"{name} must be a pair, each {range_}, got {value!r}")
-    for i, item in enumerate(items):
-        check(f"{name}[{i}]", item, range_, holds, passes=passes)
-    first, second = (float(item) if is_number(item) else item for item in items)
-    return first, second
+            return tuple(value)
+    return ()
 
 
 def never_adaptive(beta2: float, adaptive_from: float = rule.ADAPTIVE_FROM) -> bool:

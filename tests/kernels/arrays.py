@@ -37,15 +37,22 @@ def interpreted():
     pytest.importorskip(*NEEDED)
     from triton.language import standard
 
-    from adabelief.kernels import gpu_rule
+    from adabelief.kernels import gpu_codes, gpu_places, gpu_rule
 
-    names = "interpreted_gpu", "interpreted_gpu_rule"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
+        for below in (gpu_codes, gpu_places):  # which gpu_rule imports by name
+            patch.setitem(sys.modules, below.__name__, below)
+            copied(below, below.__name__)
+        names = "interpreted_gpu", "interpreted_gpu_rule"
         for name in names:
             patch.setitem(sys.modules, name, None)
         module, rule = map(copied, (gpu, gpu_rule), names)
-        rule._add = standard._sum_combine  # the interpreter sums that by NumPy, and ours one by one
+        # the interpreter adds up and compares by NumPy what it knows, and ours one by one
+        rule._add = standard._sum_combine
+        sys.modules[gpu_codes.__name__]._most = standard._elementwise_max
+        for below in (gpu_codes, gpu_places):
+            sys.modules[below.__name__] = below
         module.gpu_rule = rule
         yield module
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adabelief.kernels import gpu
-from adabelief.kernels.layout import SCALARS, STATE, row
+from adabelief.kernels.layout import KEPT, M_CODES, P_24, S_CODES, SCALARS, row
 from tests.kernels.arrays import DTYPES, NEEDED
 
 triton = pytest.importorskip(*NEEDED)
@@ -34,6 +34,7 @@ def compiled(tmp_path, monkeypatch):
     def compile(kernel, target, dtype, rows=False, **constants):
         backend, arch, lanes = TARGETS[target]
         wide = "fp64" if dtype == torch.float64 else "fp32"
+        constants = dict(M_BITS=32, S_BITS=32, P_BITS=0) | constants
         constants |= dict(T=getattr(tl, str(dtype).removeprefix("torch.")), DOUBLE=dtype == torch.float64)
         monkeypatch.setattr(torch.version, "hip", "6.0" if backend == "hip" else None)
         constants |= {"BLOCK": gpu._block(), "values" if rows else "coefficients": None}
@@ -41,7 +42,7 @@ def compiled(tmp_path, monkeypatch):
         arguments = dict(places="*i64", gradients="*i64", owners="*i32", means=f"*{wide}")
         arguments |= dict(stride="i32") | scalars | dict.fromkeys(constants, "constexpr")
         source = compiler.ASTSource(kernel, arguments, {(kernel.arg_names.index(k),): v for k, v in constants.items()})
-        options = dict(num_warps=gpu.WARPS)
+        options = gpu.compiler_options(M_CODES if constants["M_BITS"] == 8 else 0)
         asm = triton.compile(source, target=targets.GPUTarget(backend, arch, lanes), options=options).asm
         return asm["ptx" if backend == "cuda" else "amdgcn"]
 
@@ -73,6 +74,32 @@ def test_all_arrays_are_read_and_written_in_128_bits(compiled, target, dtype, ro
         kind = "f64" if dtype == torch.float64 else "f32"
         assert re.search(rf"\bsqrt\.rn\.{kind}\b", asm)
         assert re.search(rf"\bdiv\.rn\.{kind}\b", asm)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "weights", "loads", "stores"),
+    [
+        (torch.float32, 8, 0, (4, 2), (2, 2)),  # p, g: 4 elements at a time; m, s: 8 codes
+        (torch.bfloat16, 8, 24, (2, 3), (1, 3)),  # m, s, and the rest of p
+        (torch.bfloat16, 8, 16, (2, 2), (1, 2)),
+        (torch.float32, 16, 0, (6, 0), (4, 0)),
+        (torch.bfloat16, 16, 32, (5, 0), (4, 0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("target", ["A100", "H100"])
+def test_codes_are_read_and_written_together(compiled, target, dtype, bits, weights, loads, stores):
+    """All that a thread has of an array at once: 8 bytes, or 16 at a time; one by one only at odd addresses."""
+    flags = dict(AMSGRAD=False, LOOKAHEAD=False, CENTRALIZED="")
+    rows = target == "H100"  # which makes no difference here
+    asm = compiled(gpu_rule.update, target, dtype, rows, M_BITS=bits, S_BITS=bits, P_BITS=weights, **flags)
+    for kind, expected in (("ld", loads), ("st", stores)):
+        found = tuple(len(re.findall(rf"\b{kind}\.global\.{width}\.b32\b", asm)) for width in ("v4", "v2"))
+        assert found == expected
+    assert not re.search(r"approx|div\.full|\.ftz", asm)
+    if bits == 8:  # an exponent is found within a warp
+        assert len(re.findall(r"\bredux\.sync\.max", asm)) == 2 * 2
+        assert ".maxnreg 64" in asm
 
 
 @pytest.mark.parametrize("centralized", ["gradients", "steps"])
@@ -118,7 +145,8 @@ class Compiled:
         return lambda *arguments: self.log.append((grid, dict(zip(self.kernel.arg_names, arguments, strict=True))))
 
 
-def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("flags", [0, M_CODES | S_CODES | P_24])
+def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch, flags):
     """Launches as `Table` makes them, up to the point where they would run."""
     jit = pytest.importorskip("triton.runtime.jit")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -136,14 +164,15 @@ def test_nothing_that_varies_compiles_again(tmp_path, monkeypatch):
     monkeypatch.setattr(jit.JITFunction, "run", warm_up)
     scalars = torch.zeros(40, len(SCALARS), dtype=torch.float64)
     for n in (1, 2, 16, 31):
-        addresses = dict.fromkeys(("p", "g", *STATE), 64 * n + 1)
-        table = gpu.Table([row(**addresses, elements=5000 * n, rows=n)] * n, "float32", torch.device("cpu"))
+        addresses = dict.fromkeys(("p", "g", *KEPT), 64 * n + 1)
+        rows = [row(**addresses, elements=5000 * n, rows=n, row_length=5000, first=n)] * n
+        table = gpu.Table(rows, "bfloat16" if flags else "float32", torch.device("cpu"))
         for coefficients in (scalars[:n], scalars[1 : 1 + n], scalars[3 : 3 + n]):
-            table.update(0, coefficients)
+            table.update(flags, coefficients)
         assert again[-1] == ((table._chunks, 1, 1), first["update"] | {"coefficients": coefficients})
         table.set_gradients([16] * n)
         for number in (0.0, 1.0, 16.0):
-            table.update(0, [number] * len(SCALARS))
+            table.update(flags, [number] * len(SCALARS))
         assert again[-2] == ((table._rows, 1, 1), first["take_means"] | {"values": (16.0,) * len(SCALARS)})
     assert launched == {"update": 8, "take_means": 8}
     assert len(again) == 32

@@ -29,7 +29,7 @@ def test_offsets_go_beyond_32_bits():
     assert places["elements"] == elements
     assert places["first_chunk"] == [0, *[2**33 // chunk + 1] * 2]
     assert places["first_mean"] == [0, 0, 0]
-    assert places["row_length"] == [0, 0, 2**30]
+    assert places["mean_length"] == [0, 0, 2**30]
 
 
 def test_wrong_arguments_are_named():

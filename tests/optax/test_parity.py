@@ -131,3 +131,30 @@ def test_where_optax_means_something_else():
     assert (their_state.mu[0].dtype, my_state.mu[0].dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(abs(expected[1]), 1 / 0.9, rtol=1e-3)  # |g − m|² of both parts
     np.testing.assert_allclose(updates[1], (1 + 1j) / 0.9, rtol=1e-3)  # a sign for each part
+
+
+@pytest.mark.parametrize("rate", [1e-2, optax.cosine_decay_schedule(1e-2, 20)], ids=["number", "schedule"])
+def test_a_state_of_optax_goes_on(rate, tmp_path):
+    """From a file, in the structure of ours; the count of a schedule goes on too."""
+    with x64(True):
+        theirs, own = optax.adabelief(rate, eps=1e-10, eps_root=1e-10), ours.adabelief(rate, eps=1e-10)
+        params = {name: jnp.asarray(np.random.default_rng(0).normal(size=shape)) for name, shape in SHAPES.items()}
+
+        def run(optimizer, params, state, seeds):
+            for seed in seeds:
+                rng = np.random.default_rng(seed)
+                gradients = {name: jnp.asarray(rng.normal(size=p.shape), p.dtype) for name, p in params.items()}
+                updates, state = optimizer.update(gradients, state, params)
+                params = optax.apply_updates(params, updates)
+            return params, state
+
+        params, state = run(theirs, params, theirs.init(params), range(5))
+        np.savez(tmp_path / "state.npz", *jax.tree.leaves(state))
+        arrays = np.load(tmp_path / "state.npz")
+        read = jax.tree.unflatten(jax.tree.structure(theirs.init(params)), [arrays[name] for name in arrays.files])
+        belief = optax.tree_utils.tree_get(read, "ScaleByBeliefState")
+        state_of_ours = optax.tree_utils.tree_set(own.init(params), **belief._asdict())
+        expected, _ = run(theirs, params, state, range(5, 9))
+        found, _ = run(own, params, state_of_ours, range(5, 9))
+        for name in params:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-10)

@@ -37,6 +37,8 @@ BAD = [
     ("max_update", "1", "'1'"),
     ("weight_decay", -0.1, "-0.1"),
     ("weight_decay", math.nan, "nan"),
+    ("weight_decay", torch.tensor(-0.5), "-0.5"),
+    ("weight_decay", torch.ones(2), "(2,)"),
     ("betas", (1.0, 0.999), "1.0"),
     ("betas", (0.9, 1.0), "1.0"),
     ("betas", (-0.1, 0.999), "-0.1"),

@@ -10,6 +10,7 @@ from adabelief.torch import launch
 from adabelief.torch.compiled import compiled_update
 from tests.kernels.arrays import DEVICE, interpreted, kernel  # noqa: F401 - fixtures
 from tests.oracle import Oracle, set_gradients
+from tests.torch import test_storage, test_weights
 
 pytestmark = [
     pytest.mark.skipif(bool(launch.unserved("cpu")), reason=launch.unserved("cpu") or "-"),
@@ -111,3 +112,50 @@ def test_the_operator_of_compiled_steps(gpu):
     for seed in range(4):
         set_gradients(params, seed)
         oracle.step(step)
+
+
+def stored_parameters(dtype, shapes):
+    return [torch.nn.Parameter(p.detach().to(DEVICE)) for p in test_storage.parameters(dtype, shapes)]
+
+
+STEPS = 2 if DEVICE == "cpu" else 4
+"""A first one from zeros, and one that reads codes: the interpreter takes long."""
+
+
+@pytest.mark.parametrize(
+    ("mix", "bits", "dtype", "capturable"),
+    [
+        ("plain", 8, torch.float32, False),
+        ("plain", 16, torch.float32, True),
+        ("amsgrad", (16, 8), torch.bfloat16, True),
+        ("ranger", 8, torch.float32, False),
+        ("steps", 8, torch.bfloat16, True),
+    ],
+    ids=str,
+)
+def test_steps_are_those_of_float32_between_codes(gpu, mix, bits, dtype, capturable):
+    """Rows that end in short blocks, of odd lengths too; a single one; and what is too small for codes."""
+    cls, options = test_storage.MIXES[mix]
+    params = stored_parameters(dtype, [(9, 456), (9, 457), (4100,), (10,)])
+    optimizer = test_storage.stepped_between_codes(
+        cls, params, bits, STEPS, fused=True, capturable=capturable, **options
+    )
+    assert all(isinstance(each, launch.OnGpu) for each in optimizer._plan.parts[0].launches)
+    assert not optimizer._plan.parts[0].rest
+
+
+@pytest.mark.parametrize(
+    ("way", "cls", "stored", "capturable"),
+    [
+        ("24", AdaBelief, {"state_bits": 8}, True),
+        ("24", RangerAdaBelief, {}, False),
+        ("32", RangerAdaBelief, {"state_bits": 8}, False),
+        ("dithered", AdaBelief, {"state_bits": 8}, False),
+        ("dithered", AdaBelief, {}, True),
+    ],
+    ids=str,
+)
+def test_weights_are_those_of_float32_between_codes(gpu, way, cls, stored, capturable):
+    params = stored_parameters(torch.bfloat16, [(9, 456), (9, 457), (2, 3), ()])
+    optimizer = test_weights.stepped_between_weights(cls, params, way, stored, STEPS, fused=True, capturable=capturable)
+    assert not optimizer._plan.parts[0].rest

@@ -7,7 +7,6 @@ import copy
 import importlib.util
 import io
 import os
-from functools import partial
 from pathlib import Path
 
 import adabelief_pytorch
@@ -17,8 +16,7 @@ import timm.optim
 import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
-from adabelief.torch import from_adam
-from tests.oracle import Oracle, array, set_gradients
+from tests.oracle import set_gradients
 
 SHAPES = [(3, 4), (5,), (), (2, 3, 3, 3)]
 
@@ -254,35 +252,3 @@ def test_adams_checkpoint_is_refused_with_the_reason(cls):
     with pytest.raises(ValueError, match=r"Adam.*exp_avg_sq.*start a new optimizer"):
         own.load_state_dict(adam.state_dict())
     assert not own.state
-
-
-@pytest.mark.parametrize("cls", [AdaBelief, AdaBeliefW, RangerAdaBelief])
-@pytest.mark.parametrize(
-    "of", [torch.optim.Adam, partial(torch.optim.AdamW, amsgrad=True)], ids=["Adam", "AdamW-amsgrad"]
-)
-def test_an_adam_goes_on_with_its_momentum(of, cls):
-    params = parameters(torch.float64)
-    adam = of(params, lr=0.02, betas=(0.8, 0.99), weight_decay=0.03)
-    walk(adam, range(3))
-    given = copy.deepcopy(adam.state_dict())
-    optimizer = cls(params, eps=1e-12)
-    optimizer.load_state_dict(from_adam(given))
-    assert str(given) == str(adam.state_dict())
-    (group,) = optimizer.param_groups
-    assert (group["lr"], group["betas"], group["weight_decay"], group["eps"]) == (0.02, (0.8, 0.99), 0.03, 1e-12)
-    oracle = Oracle(optimizer)
-    for p in params:
-        entry = adam.state[p]
-        state = {"step": 3, "exp_avg": array(entry["exp_avg"]), "exp_avg_var": array(entry["exp_avg_sq"])}
-        oracle.states[p] = state | ({"slow_buffer": array(p)} if cls is RangerAdaBelief else {})
-    for seed in range(3, 8):
-        set_gradients(params, seed)
-        oracle.step()
-
-
-def test_what_is_no_adam_is_refused():
-    params = parameters()
-    optimizer = torch.optim.SGD(params, momentum=0.9)
-    walk(optimizer, range(1))
-    with pytest.raises(ValueError, match=r"not of an Adam.*momentum_buffer"):
-        from_adam(optimizer.state_dict())

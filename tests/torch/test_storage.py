@@ -69,22 +69,14 @@ def assert_stored(entry, p, column, x, bits):
         assert torch.equal(stored, x)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@of_every_implementation
-@pytest.mark.parametrize("bits", BITS, ids=str)
-@pytest.mark.parametrize("mix", MIXES)
-def test_steps_are_those_of_float32_between_codes(mix, bits, implementation, dtype):
-    cls, options = MIXES[mix]
-    # rows of one block: the mean of a longer one is added up in another order
-    shapes = [(40, 256), (70, 100), (10,)] if cls is RangerAdaBelief else SHAPES
-    params = parameters(dtype, shapes)
+def stepped_between_codes(cls, params, bits, steps=3, **options):
+    """An optimizer after steps that were those of its twin in float32, which starts each where the codes are."""
     twins = [nn.Parameter(p.detach().clone()) for p in params]
-    optimizer = made(cls, params, implementation, state_bits=bits, **options)
-    plain = made(cls, twins, implementation, **options)
-    for seed in range(3):
+    optimizer, plain = cls(params, lr=1e-2, state_bits=bits, **options), cls(twins, lr=1e-2, **options)
+    for seed in range(steps):
         for each in (params, twins):
             set_gradients(each, seed)
-        if seed:  # the twin starts where the codes are
+        if seed:
             for p, q in zip(params, twins, strict=True):
                 for column in ("m", "s", "s_max"):
                     if COLUMNS[column] in plain.state[q]:
@@ -97,6 +89,20 @@ def test_steps_are_those_of_float32_between_codes(mix, bits, implementation, dty
                 if COLUMNS[column] in plain.state[q]:
                     its = bits_of(p, column, bits)
                     assert_stored(optimizer.state[p], p, column, plain.state[q][COLUMNS[column]], its)
+    return optimizer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@of_every_implementation
+@pytest.mark.parametrize("bits", BITS, ids=str)
+@pytest.mark.parametrize("mix", MIXES)
+def test_steps_are_those_of_float32_between_codes(mix, bits, implementation, dtype):
+    cls, options = MIXES[mix]
+    # rows of one block: the mean of a longer one is added up in another order
+    shapes = [(40, 256), (70, 100), (10,)] if cls is RangerAdaBelief else SHAPES
+    params = parameters(dtype, shapes)
+    skip_without_kernel(IMPLEMENTATIONS[implementation])
+    optimizer = stepped_between_codes(cls, params, bits, **options, **IMPLEMENTATIONS[implementation])
     if implementation == "fused":  # none of them was left to foreach
         assert not any(part.rest for part in optimizer._plan.parts)
 

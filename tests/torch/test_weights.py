@@ -12,7 +12,7 @@ from torch import nn
 from adabelief import AdaBelief, RangerAdaBelief, codes
 from adabelief.torch.state import COLUMNS
 from tests.oracle import numpy, set_gradients
-from tests.torch.cases import IMPLEMENTATIONS
+from tests.torch.cases import IMPLEMENTATIONS, skip_without_kernel
 from tests.torch.test_storage import floats, made
 
 WAYS = {"24": {"master_weight_bits": 24}, "32": {"master_weight_bits": 32}, "dithered": {"stochastic_rounding": True}}
@@ -41,20 +41,16 @@ def wide(p, entry):
     return torch.from_numpy(x).reshape(p.shape)
 
 
-@of_every_implementation
-@pytest.mark.parametrize("options", [{}, {"state_bits": 8}], ids=["float32", "codes"])
-@pytest.mark.parametrize("cls", [AdaBelief, RangerAdaBelief])
-@of_every_way
-def test_steps_are_those_of_float32_between_codes(way, cls, options, implementation):
-    params = parameters()
+def stepped_between_weights(cls, params, way, stored, steps=4, **options):
+    """An optimizer after steps that were those of its twin in float32, which starts each where the codes are."""
     twins = [nn.Parameter(p.detach().float()) for p in params]
-    optimizer = made(cls, params, implementation, weight_decay=0.1, **WAYS[way], **options)
-    plain = made(cls, twins, implementation, weight_decay=0.1)
-    for seed in range(4):
+    options |= dict(lr=1e-2, weight_decay=0.1)
+    optimizer, plain = cls(params, **WAYS[way], **stored, **options), cls(twins, **options)
+    for seed in range(steps):
         set_gradients(params, seed)
         for p, q in zip(params, twins, strict=True):
             q.grad = p.grad.float()
-            if seed:  # the twin starts where the codes are
+            if seed:
                 q.data.copy_(wide(p, optimizer.state[p]))
                 for column in ("m", "s"):
                     plain.state[q][COLUMNS[column]].copy_(floats(optimizer.state[p], p, column))
@@ -70,6 +66,16 @@ def test_steps_are_those_of_float32_between_codes(way, cls, options, implementat
                 expected, rest = codes.split(rows(q, p), int(way), r)
                 assert np.array_equal(halves, expected)
                 assert np.array_equal(rows(entry["weight_rest"], p), rest)
+    return optimizer
+
+
+@of_every_implementation
+@pytest.mark.parametrize("options", [{}, {"state_bits": 8}], ids=["float32", "codes"])
+@pytest.mark.parametrize("cls", [AdaBelief, RangerAdaBelief])
+@of_every_way
+def test_steps_are_those_of_float32_between_codes(way, cls, options, implementation):
+    skip_without_kernel(IMPLEMENTATIONS[implementation])
+    optimizer = stepped_between_weights(cls, parameters(), way, options, **IMPLEMENTATIONS[implementation])
     if implementation == "fused":  # none of them was left to foreach
         assert not any(part.rest for part in optimizer._plan.parts)
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adabelief.kernels import layout
 from adabelief.kernels.layout import AMSGRAD, CENTRALIZED_STEPS, COLUMNS, LOOKAHEAD, PLACES, SCALARS, TYPES
 
 try:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WARPS = 4
+
+_WEIGHTS = {16: layout.P_DITHERED, 24: layout.P_24, 32: layout.P_32}
+"""How many bits are kept of weights that are not rounded to the nearest, by flag."""
 
 
 class _Plan(NamedTuple):
@@ -65,11 +69,15 @@ class Table:
             raise ValueError(f"type_name must be one of {', '.join(TYPES)}, got {type_name!r}")
         row = dict(zip(COLUMNS, np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS)).T, strict=True))
         elements, chunks = row["elements"], -(-row["elements"] // _block())
+        length = np.maximum(row["row_length"], 1)
+        blocks = -(-elements // length) * -(-length // layout.BLOCK)
+        in_codes = (row["m_exponents"] | row["s_exponents"]) != 0  # cut into whole blocks, however short they are
+        chunks = np.where(in_codes, -(-blocks * layout.BLOCK // _block()), chunks)
         centralized = np.where(elements > 0, row["rows"], 0)  # rows of nothing have no mean
         place = row | {
             "first_chunk": np.cumsum(chunks) - chunks,
             "first_mean": np.cumsum(centralized) - centralized,
-            "row_length": np.where(centralized > 0, elements // np.maximum(centralized, 1), 0),
+            "mean_length": np.where(centralized > 0, elements // np.maximum(centralized, 1), 0),
             "chunks": chunks,
             "rows": centralized,
         }
@@ -79,6 +87,7 @@ class Table:
         self._chunks, self._rows = int(chunks.sum()), int(centralized.sum())
         self._plan: _Plan | None = None
         self._gradients: Tensor | None = None
+        self._options: dict[int, dict[str, Any]] = {}
         self._compiled: dict[Any, Any] = {}
 
     def set_gradients(self, addresses: Sequence[int]) -> None:
@@ -90,7 +99,7 @@ class Table:
 
         Args:
             flags: AMSGRAD and LOOKAHEAD, or neither: whether the columns s_max and slow take part. CENTRALIZED_STEPS:
-                centralize steps instead of gradients.
+                centralize steps instead of gradients. Those of M_HALF to P_32 that say how all the arrays are stored.
             coefficients: The numbers that SCALARS names: as numbers, shared by all arrays, or on the table's device, a
                 row for each, as a float64 tensor of shape (arrays, columns).
 
@@ -116,18 +125,27 @@ class Table:
             else:
                 values = tuple(map(float, coefficients))
             plan, gradients = self._on_device()
-            options = dict(
-                T=getattr(tl, self._type),
-                DOUBLE=self._type == "float64",
-                AMSGRAD=bool(flags & AMSGRAD),
-                CENTRALIZED=("steps" if flags & CENTRALIZED_STEPS else "gradients") if self._rows else "",
-                BLOCK=_block(),
-            )
+            options = self._options.get(flags)
+            if options is None:
+                options = self._options[flags] = self._compiled_for(flags)
             if self._rows:
                 arguments = plan.places, gradients, plan.row_owners, plan.means, rows, stride, values
                 self._launch("take_means", self._rows, flags, arguments, options)
             arguments = plan.places, gradients, plan.chunk_owners, plan.means, rows, stride, values
             self._launch("update", self._chunks, flags, arguments, options | {"LOOKAHEAD": bool(flags & LOOKAHEAD)})
+
+    def _compiled_for(self, flags: int) -> dict[str, Any]:
+        """The constants of the kernels, in the order in which they take them."""
+        return dict(
+            T=getattr(tl, self._type),
+            DOUBLE=self._type == "float64",
+            AMSGRAD=bool(flags & AMSGRAD),
+            CENTRALIZED=("steps" if flags & CENTRALIZED_STEPS else "gradients") if self._rows else "",
+            BLOCK=_block(),
+            M_BITS=8 if flags & layout.M_CODES else 16 if flags & layout.M_HALF else 32,
+            S_BITS=8 if flags & layout.S_CODES else 16 if flags & layout.S_HALF else 32,
+            P_BITS=next((bits for bits, flag in _WEIGHTS.items() if flags & flag), 0),
+        )
 
     def _launch(
         self, name: str, programs: int, flags: int, arguments: tuple[Any, ...], constants: dict[str, Any]
@@ -141,7 +159,7 @@ class Table:
         compiled = self._compiled.get(variant)
         if compiled is None:  # as it always is in the interpreter
             kernel = getattr(gpu_rule, name)
-            self._compiled[variant] = kernel[(programs,)](*arguments, **constants, num_warps=WARPS)
+            self._compiled[variant] = kernel[(programs,)](*arguments, **constants, **compiler_options(flags))
         else:
             compiled[(programs, 1, 1)](*arguments, *constants.values())
 
@@ -218,6 +236,12 @@ def _current(device: torch.device) -> AbstractContextManager[Any]:
     """Makes a device the current one; to say so costs time, so not of one that is."""
     other = device.type == "cuda" and device.index != torch.cuda.current_device()
     return torch.cuda.device(device) if other else nullcontext()
+
+
+def compiler_options(flags: int) -> dict[str, int]:
+    """How a kernel is compiled; of one with codes, the way for unaligned arrays is not to slow the other down."""
+    coded = flags & (layout.M_CODES | layout.S_CODES)
+    return {"num_warps": WARPS} | ({"maxnreg": 64} if coded and not torch.version.hip else {})
 
 
 def _block() -> int:

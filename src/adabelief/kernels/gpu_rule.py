@@ -1,7 +1,8 @@
 """The rule as a GPU runs it, in Triton: one program for each chunk of an array, and one for each centralized row.
 
 The element-wise part is that of cpu.c: arithmetic in the type of the state, correctly rounded roots and quotients, and
-one rounding of half-precision parameters, to nearest even. gpu.py prepares what is read here, and launches it.
+one rounding of half-precision parameters, to nearest even. How columns are stored that are in codes is in gpu_codes.py,
+and their chunks are of whole blocks. gpu.py prepares what is read here, and launches it.
 """
 
 # mypy: disallow-untyped-decorators=False
@@ -11,7 +12,28 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from adabelief.kernels.layout import PLACES, SCALARS
+from adabelief.kernels.gpu_codes import dither, load, load_weights, store, store_weights
+from adabelief.kernels.gpu_places import (
+    ELEMENTS,
+    FIRST,
+    FIRST_CHUNK,
+    FIRST_MEAN,
+    M_EXPONENTS,
+    MEAN_LENGTH,
+    ROW_LENGTH,
+    S_EXPONENTS,
+    S_MAX_EXPONENTS,
+    SHARED,
+    WIDTH,
+    addresses,
+    blocks_at,
+    blocks_of,
+    exponents_at,
+    odd,
+    pointers,
+    rows_at,
+)
+from adabelief.kernels.layout import SCALARS
 
 # Compiled code reads no global that is not a constexpr: columns have their names here, and no number anywhere.
 GAIN, SHRINK, L2 = (tl.constexpr(SCALARS.index(name)) for name in ("gain", "shrink", "l2"))
@@ -20,20 +42,6 @@ EPS, STEP_SIZE = (tl.constexpr(SCALARS.index(name)) for name in ("eps", "step_si
 ROOT_SCALE, OFFSET, BOUND = (tl.constexpr(SCALARS.index(name)) for name in ("root_scale", "offset", "bound"))
 ALPHA, SYNCHRONIZE = (tl.constexpr(SCALARS.index(name)) for name in ("alpha", "synchronize"))
 SKIP, STEP_NUMBER = (tl.constexpr(SCALARS.index(name)) for name in ("skip", "t"))
-
-P, M, S, S_MAX, SLOW = (tl.constexpr(PLACES.index(name)) for name in ("p", "m", "s", "s_max", "slow"))
-ELEMENTS, FIRST_CHUNK = (tl.constexpr(PLACES.index(name)) for name in ("elements", "first_chunk"))
-FIRST_MEAN, ROW_LENGTH = (tl.constexpr(PLACES.index(name)) for name in ("first_mean", "row_length"))
-WIDTH = tl.constexpr(len(PLACES))
-
-
-@triton.jit
-def _array(address: tl.tensor, start: tl.tensor, T: tl.constexpr, ALIGNED: tl.constexpr) -> tl.tensor:
-    """A pointer to the element `start` of the array of type T at an address."""
-    array = address.to(tl.pointer_type(T))
-    if ALIGNED:  # the compiler cannot know it of a number that it finds in memory
-        array = tl.multiple_of(array, 16)
-    return array + start
 
 
 @triton.jit
@@ -92,18 +100,11 @@ def _step(m: tl.tensor, s: tl.tensor, root_scale: tl.tensor, offset: tl.tensor, 
 
 @triton.jit
 def _update_elements(
-    p: tl.tensor,
-    g: tl.tensor,
-    m: tl.tensor,
-    s: tl.tensor,
-    s_max: tl.tensor,
-    slow: tl.tensor,
-    start: tl.tensor,
-    size: tl.tensor,
+    arrays: tl.tuple,
+    place: tl.tensor,
+    chunk: tl.tensor,
     scalars: tl.tuple,
     means: tl.tensor,
-    rest: tl.tensor,
-    length: tl.tensor,
     T: tl.constexpr,
     DOUBLE: tl.constexpr,
     ALIGNED: tl.constexpr,
@@ -111,44 +112,60 @@ def _update_elements(
     LOOKAHEAD: tl.constexpr,
     CENTRALIZED: tl.constexpr,
     BLOCK: tl.constexpr,
+    M_BITS: tl.constexpr,
+    S_BITS: tl.constexpr,
+    P_BITS: tl.constexpr,
 ) -> None:
-    """The rule for `size` elements of one array, at most a BLOCK, from `start` on, given its addresses and scalars.
+    """The rule for a chunk of one array, at most a BLOCK of elements, given its place, addresses and scalars.
 
-    T is the type of p and g; state and arithmetic are DOUBLE or single. ALIGNED promises addresses divisible by 16 and
-    a size divisible by 8: then every access is of 128 bits. Where gradients or steps are CENTRALIZED, means points to
-    the mean of the row that `start` is in, of which `rest` elements are left; rows after it have `length` (0: the array
-    is not centralized).
+    T is the type of p and g; arithmetic is DOUBLE or single, and so is what of the state has 32 bits. P_BITS is 0 for
+    weights that are rounded to the nearest. ALIGNED promises addresses divisible by 16 and sizes divisible by 8: then
+    every access is of all that a thread has of an array, up to 128 bits. Where gradients or steps are CENTRALIZED,
+    means has the mean of each row.
     """
     R: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    p, g = _array(p, start, T, ALIGNED), _array(g, start, T, ALIGNED)
-    m, s = _array(m, start, R, ALIGNED), _array(s, start, R, ALIGNED)
-    s_max, slow = _array(s_max, start, R, ALIGNED), _array(slow, start, R, ALIGNED)
-    if ALIGNED:
-        size = size // 8 * 8  # changes nothing, but tells the compiler that no mask cuts an access of 128 bits
+    if M_BITS == 8 or S_BITS == 8:
+        first_row = 0
+        start, i, inside, block, there, row = blocks_at(place, chunk, ALIGNED, BLOCK)
+    else:
+        start = chunk * BLOCK
+        size = tl.minimum(tl.load(place + ELEMENTS) - start, BLOCK).to(tl.int32)
+        if CENTRALIZED != "":
+            first_row, row = rows_at(place, start, BLOCK)
+        if ALIGNED:
+            size = size // 8 * 8  # changes nothing, but tells the compiler that no mask cuts an access of 128 bits
+        i = tl.arange(0, BLOCK)
+        inside = i < size
+        block, there = i, inside
+    p, g, m, s, s_max, slow, rest = pointers(arrays, start, T, DOUBLE, ALIGNED, M_BITS, S_BITS, P_BITS)
+    m_exponents, s_exponents = exponents_at(place, M_EXPONENTS), exponents_at(place, S_EXPONENTS)
+    s_max_exponents, first = exponents_at(place, S_MAX_EXPONENTS), tl.load(place + FIRST)
     (
         gain, shrink, l2, mean_gain, beta2, belief_gain, eps,
-        step_size, root_scale, offset, bound, alpha, synchronize, _, _,
+        step_size, root_scale, offset, bound, alpha, synchronize, _, t,
     ) = scalars  # fmt: skip
-    i = tl.arange(0, BLOCK)
-    inside = i < size
-    p_i, g_i = tl.load(p + i, inside).to(R), tl.load(g + i, inside).to(R)
-    m_i, s_i = tl.load(m + i, inside), tl.load(s + i, inside)
+    at = i, inside, block, there
+    p_i, g_i = load_weights(p, rest, i, inside, P_BITS).to(R), tl.load(g + i, inside).to(R)
+    m_i, s_i = load(m, m_exponents, at, False, M_BITS), load(s, s_exponents, at, True, S_BITS)
     if AMSGRAD:
-        s_max_i = tl.load(s_max + i, inside)
+        s_max_i = load(s_max, s_max_exponents, at, True, S_BITS)
     p_i *= shrink
     g_i *= gain
     g_i += tl.where(l2 != 0, l2 * p_i, 0.0)  # 0 · inf would be nan
     if CENTRALIZED != "":
-        row = tl.where(i < rest, 0, (i - rest) // tl.maximum(length, 1) + 1)
-        mean = tl.load(means + row, inside & (length > 0), other=0.0)
+        means += tl.load(place + FIRST_MEAN) + first_row
+        mean = tl.load(means + row, there & (tl.load(place + MEAN_LENGTH) > 0), other=0.0)
+        if M_BITS == 8 or S_BITS == 8:
+            mean = mean[:, None]
         if CENTRALIZED == "gradients":
             g_i -= mean
     m_i, s_i = _moments(g_i, m_i, s_i, mean_gain, beta2, belief_gain, eps)
-    tl.store(m + i, m_i, inside)
-    tl.store(s + i, s_i, inside)
+    r = dither(first + start, t, i) if M_BITS < 32 or S_BITS < 32 or P_BITS > 0 else i
+    store(m, m_exponents, m_i, at, r, False, M_BITS)
+    store(s, s_exponents, s_i, at, r, True, S_BITS)
     if AMSGRAD:
         s_i = _larger(s_max_i, s_i)
-        tl.store(s_max + i, s_i, inside)
+        store(s_max, s_max_exponents, s_i, at, r, True, S_BITS)
     step = _step(m_i, s_i, root_scale, offset, DOUBLE)
     if CENTRALIZED == "steps":
         step -= mean
@@ -158,7 +175,10 @@ def _update_elements(
             slow_i = tl.load(slow + i, inside)
             p_i = slow_i + alpha * (p_i - slow_i)
             tl.store(slow + i, p_i, inside)
-    tl.store(p + i, p_i.to(T), inside)
+    if P_BITS > 0:
+        store_weights(p, rest, p_i, i, inside, r, P_BITS)
+    else:
+        tl.store(p + i, p_i.to(T), inside)
 
 
 # Neither is a stride of 0 compiled apart from others, nor coefficients at an odd address (a row of a larger tensor).
@@ -176,6 +196,9 @@ def update(
     AMSGRAD: tl.constexpr,
     CENTRALIZED: tl.constexpr,
     BLOCK: tl.constexpr,
+    M_BITS: tl.constexpr,
+    S_BITS: tl.constexpr,
+    P_BITS: tl.constexpr,
     LOOKAHEAD: tl.constexpr,
 ) -> None:
     """One chunk of the array that owners names."""
@@ -183,27 +206,23 @@ def update(
     place = places + array * WIDTH
     scalars = _scalars(coefficients, array, stride, values, tl.float64 if DOUBLE else tl.float32)
     if scalars[SKIP] == 0:
-        p, g, m, s = tl.load(place + P), tl.load(gradients + array), tl.load(place + M), tl.load(place + S)
-        s_max, slow = tl.load(place + S_MAX), tl.load(place + SLOW)
-        start = (tl.program_id(0) - tl.load(place + FIRST_CHUNK)) * BLOCK
-        size = tl.minimum(tl.load(place + ELEMENTS) - start, BLOCK).to(tl.int32)
-        rest, length = size, size
-        if CENTRALIZED != "":
+        arrays = addresses(place, gradients + array)
+        chunk = tl.program_id(0) - tl.load(place + FIRST_CHUNK)
+        if M_BITS == 8 or S_BITS == 8:
             length = tl.load(place + ROW_LENGTH)
-            row = start // tl.maximum(length, 1)
-            means += tl.load(place + FIRST_MEAN) + row
-            rest = tl.minimum((row + 1) * length - start, BLOCK).to(tl.int32)
-            length = tl.minimum(length, BLOCK).to(tl.int32)  # no longer row ends twice in a chunk
+            whole = (length % 8 == 0) | ((chunk + 1) * BLOCK <= length)
+        else:
+            whole = tl.minimum(tl.load(place + ELEMENTS) - chunk * BLOCK, BLOCK).to(tl.int32) % 8 == 0
         # Both ways are compiled, and each program takes one: a promise of alignment that is broken would be a fault.
-        if ((p | g | m | s | s_max | slow) % 16 == 0) & (size % 8 == 0):
+        if (odd(arrays, P_BITS) == 0) & whole:
             _update_elements(
-                p, g, m, s, s_max, slow, start, size, scalars, means, rest, length,
-                T, DOUBLE, True, AMSGRAD, LOOKAHEAD, CENTRALIZED, BLOCK,
+                arrays, place, chunk, scalars, means,
+                T, DOUBLE, True, AMSGRAD, LOOKAHEAD, CENTRALIZED, BLOCK, M_BITS, S_BITS, P_BITS,
             )  # fmt: skip
         else:
             _update_elements(
-                p, g, m, s, s_max, slow, start, size, scalars, means, rest, length,
-                T, DOUBLE, False, AMSGRAD, LOOKAHEAD, CENTRALIZED, BLOCK,
+                arrays, place, chunk, scalars, means,
+                T, DOUBLE, False, AMSGRAD, LOOKAHEAD, CENTRALIZED, BLOCK, M_BITS, S_BITS, P_BITS,
             )  # fmt: skip
 
 
@@ -214,12 +233,9 @@ def _add(x: tl.tensor, y: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _sum(
-    p: tl.tensor,
-    g: tl.tensor,
-    m: tl.tensor,
-    s: tl.tensor,
-    s_max: tl.tensor,
-    start: tl.tensor,
+    arrays: tl.tuple,
+    place: tl.tensor,
+    row: tl.tensor,
     length: tl.tensor,
     scalars: tl.tuple,
     T: tl.constexpr,
@@ -228,13 +244,17 @@ def _sum(
     AMSGRAD: tl.constexpr,
     CENTRALIZED: tl.constexpr,
     BLOCK: tl.constexpr,
+    M_BITS: tl.constexpr,
+    S_BITS: tl.constexpr,
+    P_BITS: tl.constexpr,
 ) -> tl.tensor:
-    """The sum of what is CENTRALIZED over the row that begins at `start`: in double, of terms in the state's type."""
+    """The sum of what is CENTRALIZED over a row of some length: in double, of terms in the type of the arithmetic."""
     R: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    start = row * length
     if ALIGNED:
         start, length = start // 8 * 8, length // 8 * 8  # as in _update_elements
-    p, g = _array(p, start, T, ALIGNED), _array(g, start, T, ALIGNED)
-    m, s, s_max = _array(m, start, R, ALIGNED), _array(s, start, R, ALIGNED), _array(s_max, start, R, ALIGNED)
+    p, g, m, s, s_max, _, rest = pointers(arrays, start, T, DOUBLE, ALIGNED, M_BITS, S_BITS, P_BITS)
+    first_block = row * blocks_of(length)
     (
         gain, shrink, l2, mean_gain, beta2, belief_gain, eps, _, root_scale, offset, bound, _, _, _, _,
     ) = scalars  # fmt: skip
@@ -242,17 +262,18 @@ def _sum(
     for begin in range(0, length, BLOCK):
         i = begin + tl.arange(0, BLOCK)
         inside = i < length
-        x = tl.load(g + i, inside, other=0.0).to(R) * gain
+        x = tl.load(g + i, inside).to(R) * gain
         if l2 != 0:
-            x += l2 * (tl.load(p + i, inside, other=0.0).to(R) * shrink)
+            x += l2 * (load_weights(p, rest, i, inside, P_BITS).to(R) * shrink)
         if CENTRALIZED == "steps":  # the moments once more, as `update` will store them: a step needs its mean first
-            m_i, s_i = tl.load(m + i, inside, other=0.0), tl.load(s + i, inside, other=0.0)
+            at = i, inside, first_block + i // SHARED, inside
+            m_i = load(m, exponents_at(place, M_EXPONENTS), at, False, M_BITS)
+            s_i = load(s, exponents_at(place, S_EXPONENTS), at, True, S_BITS)
             m_i, s_i = _moments(x, m_i, s_i, mean_gain, beta2, belief_gain, eps)
             if AMSGRAD:
-                s_i = _larger(tl.load(s_max + i, inside, other=0.0), s_i)
+                s_i = _larger(load(s_max, exponents_at(place, S_MAX_EXPONENTS), at, True, S_BITS), s_i)
             x = _cut(_step(m_i, s_i, root_scale, offset, DOUBLE), bound)
-            x = tl.where(inside, x, 0.0)  # not 0 / 0 beyond the row
-        total += x.to(tl.float64)
+        total += tl.where(inside, x, 0.0).to(tl.float64)  # not 0 / 0 beyond the row
     return tl.reduce(total, 0, _add)  # tl.sum would not be interpreted where these functions are
 
 
@@ -270,6 +291,9 @@ def take_means(
     AMSGRAD: tl.constexpr,
     CENTRALIZED: tl.constexpr,
     BLOCK: tl.constexpr,
+    M_BITS: tl.constexpr,
+    S_BITS: tl.constexpr,
+    P_BITS: tl.constexpr,
 ) -> None:
     """The mean that is subtracted from one row of the array that owners names.
 
@@ -278,11 +302,16 @@ def take_means(
     array = tl.load(owners + tl.program_id(0)).to(tl.int64)
     place = places + array * WIDTH
     scalars = _scalars(coefficients, array, stride, values, tl.float64 if DOUBLE else tl.float32)
-    p, g, m, s = tl.load(place + P), tl.load(gradients + array), tl.load(place + M), tl.load(place + S)
-    s_max, length = tl.load(place + S_MAX), tl.load(place + ROW_LENGTH)
-    start = (tl.program_id(0) - tl.load(place + FIRST_MEAN)) * length
-    if ((p | g | m | s | s_max) % 16 == 0) & (length % 8 == 0):
-        total = _sum(p, g, m, s, s_max, start, length, scalars, T, DOUBLE, True, AMSGRAD, CENTRALIZED, BLOCK)
+    arrays = addresses(place, gradients + array)
+    length, row = tl.load(place + MEAN_LENGTH), tl.program_id(0) - tl.load(place + FIRST_MEAN)
+    if (odd(arrays, P_BITS) == 0) & (length % 8 == 0):
+        total = _sum(
+            arrays, place, row, length, scalars,
+            T, DOUBLE, True, AMSGRAD, CENTRALIZED, BLOCK, M_BITS, S_BITS, P_BITS,
+        )  # fmt: skip
     else:
-        total = _sum(p, g, m, s, s_max, start, length, scalars, T, DOUBLE, False, AMSGRAD, CENTRALIZED, BLOCK)
+        total = _sum(
+            arrays, place, row, length, scalars,
+            T, DOUBLE, False, AMSGRAD, CENTRALIZED, BLOCK, M_BITS, S_BITS, P_BITS,
+        )  # fmt: skip
     tl.store(means + tl.program_id(0), (total / length.to(tl.float64)).to(means.dtype.element_ty))

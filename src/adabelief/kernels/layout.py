@@ -29,10 +29,10 @@ def row(**columns: int) -> list[int]:
     return [columns.get(name, 0) for name in COLUMNS]
 
 
-PLACES = ("p", *STATE, "elements", "first_chunk", "first_mean", "row_length", "chunks", "rows")
-"""A row of the GPU's table, which has addresses that seldom move apart from the gradients': then how many elements, how
-many chunks and means of rows the arrays before it have, the elements of one of its rows (0: none is centralized), and
-how many chunks and rows it has itself."""
+PLACES = ("p", *KEPT, "elements", "row_length", "first", "first_chunk", "first_mean", "mean_length", "chunks", "rows")
+"""A row of the GPU's table, which has addresses that seldom move apart from the gradients: then columns as above, how
+many chunks and means of rows the arrays before it have, the elements that a mean is of (0: no row is centralized), and
+how many chunks and centralized rows it has itself."""
 
 SCALARS = (
     *("gain", "shrink", "l2", "mean_gain", "beta2", "belief_gain", "eps"),

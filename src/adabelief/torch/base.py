@@ -9,12 +9,11 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief import rule
-from adabelief.options import BETA, MAX_UPDATE, RATE, check, never_adaptive, never_adaptive_text, pair
-from adabelief.torch import bits, finite, internals, launch, state
+from adabelief.options import items, never_adaptive, never_adaptive_text
+from adabelief.torch import bits, checks, finite, internals, launch, state
 from adabelief.torch.compiled import compiled_update
 from adabelief.torch.local import local
 from adabelief.torch.plan import Plan, Share
@@ -29,7 +28,7 @@ CHOOSING = (
 """Options that decide what a plan is; the others are read at every step."""
 
 RULE = ("betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "max_update")
-"""Options that go to `rule.coefficients` as they are."""
+"""Options that go to `rule.coefficients`, which takes tensors for numbers."""
 
 
 class Base(Optimizer):
@@ -42,6 +41,12 @@ class Base(Optimizer):
 
     found_inf: Tensor | float
     """The step is skipped where it is set and not 0."""
+
+    _instead: Callable[[], None] | None = None
+    """What `step` does in place of `_step_all`, while `release` or `offload` is in force."""
+
+    _state_device: torch.device | None = None
+    """Where the state is kept; None for where its parameter is."""
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,8 +78,10 @@ class Base(Optimizer):
         warned = any(self._never_adaptive(other) for other in self.param_groups)
         super().add_param_group(param_group)
         group = finite.begun(self.param_groups[-1])
+        for name in ("betas", "state_bits"):  # as tuples: other types of sequences could not be saved everywhere
+            group[name] = items(group[name]) or group[name]
         try:
-            self._check_parameters(group)
+            checks.check_parameters(group)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -106,15 +113,23 @@ class Base(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        (self._instead or self._step_all)()
+        return loss
+
+    def _step_all(self) -> None:
+        """The step of every parameter that has a gradient."""
         if any(group["params"] and group["params"][0].is_cuda for group in self.param_groups):
             internals.check_graph_capture(self)
         groups, skip = finite.due(self, self._skips_on_device())
+        self._step_groups(groups, skip)
+
+    def _step_groups(self, groups: list[Group], skip: Tensor | None = None, kept: Group | None = None) -> None:
+        """The step of some groups, or of some parameters of each; their plan is in `kept` from one to the next."""
         if not torch.compiler.is_compiling() and any(map(wanted, groups)):
-            self._step_planned(groups, skip)
+            self._step_planned(groups, skip, self.__dict__ if kept is None else kept)
         else:
             for group in groups:
                 self._step_group(group, skip)
-        return loss
 
     @property
     def skipped(self) -> int | Tensor:
@@ -134,16 +149,16 @@ class Base(Optimizer):
             if group["params"]
         )
 
-    def _step_planned(self, groups: list[Group], skip: Tensor | None) -> None:
+    def _step_planned(self, groups: list[Group], skip: Tensor | None, kept: Group) -> None:
         """The step of groups of which at least one wants a kernel: by the last plan, or by a new one."""
         lists, choices = [group["params"] for group in groups], [[*map(group.get, CHOOSING)] for group in groups]
-        plan: Plan | None = self.__dict__.get("_plan")
+        plan: Plan | None = kept.get("_plan")
         held = plan.hold(choices, lists, self.state) if plan else None
         if not held:
             with torch.no_grad():
                 shares = [self._share(group) if wanted(group) else None for group in groups]
                 gradients = [p.grad for params in lists for p in params]
-                plan = self._plan = Plan(shares, choices, lists, self.state, gradients)
+                plan = kept["_plan"] = Plan(shares, choices, lists, self.state, gradients)
             held = plan.hold(choices, lists, self.state)
         parts = list(plan.parts) if plan and held else [None] * len(groups)
         try:
@@ -197,11 +212,7 @@ class Base(Optimizer):
             g = p.grad  # once: another thread may drop it
             if g is None:
                 continue
-            if g.is_sparse:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients (a parameter of shape "
-                    f"{tuple(p.shape)} has one): use torch.optim.SparseAdam for it, or Embedding(sparse=False)"
-                )
+            state.refuse_sparse(g, type(self).__name__)
             state.refuse_conjugate(p)
             entry = state.begin(self.state[p], p, group)
             if group["differentiable"]:
@@ -227,17 +238,15 @@ class Base(Optimizer):
         found: Any = skip if skip is not None and group["skip_nonfinite"] else getattr(self, "found_inf", None)
         place = group["params"][0].device if group["capturable"] and group["params"] else "cpu"  # of the step numbers
         found = found.to(place) if traced and isinstance(found, Tensor) else 0.0
-        lr, betas = group["lr"], group["betas"]
-        if compiling:  # so that the graph serves every number
-            lr, betas = _tensor(lr), tuple(map(_tensor, betas))
-        elif traced or group["differentiable"]:
-            lr, betas = _scalar(lr), tuple(map(_scalar, betas))
-        else:
-            lr, betas = float(lr), tuple(map(float, betas))
-        return Recipe(partial(self._coefficients, group, lr, betas), gain, skip=found)
+        # a compiler gets tensors, so that the graph serves every number
+        convert = _tensor if compiling else _scalar if traced or group["differentiable"] else float
+        decay = group["weight_decay"]  # a number says that there is none where it is 0, so it stays one
+        numbers = {"lr": convert(group["lr"]), "betas": tuple(map(convert, group["betas"]))}
+        numbers["weight_decay"] = convert(decay) if isinstance(decay, Tensor) else decay
+        return Recipe(partial(self._coefficients, group, numbers), gain, skip=found)
 
-    def _coefficients(self, group: Group, lr: Any, betas: Any, t: Any, **more: Any) -> rule.Coefficients:
-        return rule.coefficients(t, lr=lr, **({name: group[name] for name in RULE} | {"betas": betas}), **more)
+    def _coefficients(self, group: Group, numbers: dict[str, Any], t: Any, **more: Any) -> rule.Coefficients:
+        return rule.coefficients(t, **({name: group[name] for name in RULE} | numbers), **more)
 
     def _options(self, group: Group) -> Options:
         chosen = {"fused": bool(group["fused"]), "dithered": bool(group["stochastic_rounding"])}
@@ -251,44 +260,18 @@ class Base(Optimizer):
 
     def _check(self, group: Group) -> None:
         """Raises ValueError for the first option that is out of its range."""
-        lr = group["lr"]
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"lr must be a number or a tensor of one element, got a tensor of shape {tuple(lr.shape)}")
-        check("lr", lr.item() if isinstance(lr, Tensor) else lr, *RATE)
-        pair("betas", group["betas"], *BETA, passes=_is_beta)
-        for name in ("eps", "weight_decay"):
-            check(name, group[name], *RATE)
-        bits.check(group)
-        check("max_update", group["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
-        if group["fused"]:
-            others = [name for name in ("foreach", "differentiable") if group[name]]
-            if others:
-                raise ValueError(f"fused=True and {others[0]}=True exclude each other; leave one of them out")
-        if group["foreach"] and group["differentiable"]:
-            raise ValueError("foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True")
-        if group["skip_nonfinite"] and group["differentiable"]:
-            raise ValueError("skip_nonfinite=True has no derivative for autograd to record; use differentiable=False")
-
-    def _check_parameters(self, group: Group) -> None:
-        """Raises ValueError for parameters that a group cannot have."""
-        bits.check_parameters(group)
-        for p in group["params"]:
-            if not is_lazy(p):  # of which a step has to see what it became
-                state.refuse_conjugate(p)
-        devices = {p.device.type for p in group["params"]} if group["fused"] else set()
-        reason = next(filter(None, map(launch.unserved, devices)), None)
-        if reason:
-            raise ValueError(f"fused=True: {reason}; use fused=None or foreach=True")
+        checks.check(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state_dict of this class, of adabelief-pytorch 0.0.5 to 0.2.1, timm or ranger-adabelief.
+        """Loads a state_dict of this class, of adabelief-pytorch, timm, ranger-adabelief, torch_ or pytorch_optimizer.
 
         State keeps the precision in which it was saved or float32, whichever is wider, also for half-precision
         parameters. The options are those of the checkpoint; the ones that other packages do not save (weight_decouple,
         rectify, ...) stay as this optimizer was constructed.
 
         Raises:
-            ValueError: If the groups differ in number or size, or the state is that of another algorithm.
+            ValueError: If the groups differ in number or size, or the state is that of another algorithm or model: it
+                names the first wrong key, and the optimizer is as it was.
         """
         state.load(self, state_dict, super().load_state_dict)
 
@@ -329,10 +312,6 @@ def _traced(group: Group) -> bool:
     """Whether what follows from the step number is computed by torch, as tensors."""
     learned = group["differentiable"] and any(isinstance(beta, Tensor) for beta in group["betas"])
     return bool(group["capturable"] or torch.compiler.is_compiling() or learned)
-
-
-def _is_beta(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() == 1 and 0 <= value.item() < 1
 
 
 def _tensor(x: Any) -> Tensor:

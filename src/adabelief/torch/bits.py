@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adabelief.kernels.layout import EXPONENTS
+from adabelief.options import items
 from adabelief.torch import internals
 from adabelief.torch.storage import DTYPES, RESTS, decoded, encode, exponents_shape, row_length
 
@@ -23,7 +24,7 @@ def pair(state_bits: Any) -> tuple[int, int]:
     Raises:
         ValueError: If it is neither one of BITS nor a pair of them.
     """
-    both = state_bits if isinstance(state_bits, (tuple, list)) else (state_bits, state_bits)
+    both = items(state_bits) or (state_bits, state_bits)
     if len(both) != 2 or any(type(bits) is not int or bits not in BITS for bits in both):
         raise ValueError(
             f"state_bits must be 32, 16 or 8, or a pair of them for exp_avg and exp_avg_var, got {state_bits!r}; "

@@ -5,6 +5,7 @@ Each name is looked up here, once, with what is done where a version of torch do
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -31,6 +32,13 @@ _global_hooks: list[Mapping[Any, Any]] = [
 
 increment_version: Callable[[Any], None] = _named("torch.autograd.graph", "increment_version", lambda tensors: None)
 """Tells autograd that tensors were changed in place."""
+
+
+def after_backward(f: Callable[[], None]) -> None:
+    """Has something done at the end of the backward that is going on; nothing where torch has no way to ask for it."""
+    engine: Any = getattr(torch.autograd.Variable, "_execution_engine", None)
+    if hasattr(engine, "queue_callback"):
+        engine.queue_callback(f)
 
 
 def hooked(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,3 +165,26 @@ def has_lock() -> bool:
     """Whether this Python has a lock that keeps other threads out of what is read in one call."""
     check = getattr(sys, "_is_gil_enabled", None)
     return check is None or bool(check())
+
+
+def data_parallel(tensors: list[Tensor]) -> bool:
+    """Whether a DistributedDataParallel averages gradients of any of these parameters.
+
+    Nothing of the parameters tells: its hooks are C++'s. Every object is asked, which takes a while.
+    """
+    if not in_process_group():
+        return False
+    kind, ids = torch.nn.parallel.DistributedDataParallel, set(map(id, tensors))
+    wrapped = [x for x in gc.get_objects() if issubclass(type(x), kind)]
+    return any(
+        id(p) in ids
+        for x in wrapped
+        for p in x.module.parameters()
+        if p.requires_grad and not getattr(p, "_ddp_ignored", False)
+    )
+
+
+def register_functional(optimizer: type, form: type) -> None:
+    """Has torch.distributed find an optimizer's functional form; it takes long to import, so nobody else does."""
+    if torch.distributed.is_available():
+        _named("torch.distributed.optim.utils", "register_functional_optim", lambda key, optim: None)(optimizer, form)

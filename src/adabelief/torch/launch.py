@@ -25,7 +25,7 @@ class OnCpu:
 
     def __init__(self, tensors: Tensors, indices: list[int], options: Options) -> None:
         self.indices = indices
-        self._flags = _flags(tensors, options) | storage.flags(tensors.at(indices[0]), options)
+        self._flags = _flags(tensors, indices, options)
         self._table = cpu.Table([_row(tensors, i, options) for i in indices], _type_name(tensors.params[indices[0]]))
         self.counted = [tensors.steps[i].data_ptr() for i in indices if tensors.steps]
         """Addresses of the step numbers that the host counts."""
@@ -56,7 +56,7 @@ class OnGpu:
 
         self.indices, self._gpu = indices, gpu
         first = tensors.params[indices[0]]
-        self._device, self._flags = first.device, _flags(tensors, options)
+        self._device, self._flags = first.device, _flags(tensors, indices, options)
         self._table = gpu.Table([_row(tensors, i, options) for i in indices], _type_name(first), first.device)
         steps = [tensors.steps[i] for i in indices if tensors.steps]
         self._steps = steps if options.capturable else []
@@ -175,9 +175,10 @@ def _dense(p: Tensor) -> bool:
     return True
 
 
-def _flags(tensors: Tensors, options: Options) -> int:
+def _flags(tensors: Tensors, indices: list[int], options: Options) -> int:
     """What every step of some tensors has in common, for any kernel."""
     steps = 0 if options.gc_loc else CENTRALIZED_STEPS
+    steps |= storage.flags(tensors.at(indices[0]), options)
     return steps | (AMSGRAD if tensors.columns["s_max"] else 0) | (LOOKAHEAD if tensors.columns["slow"] else 0)
 
 

@@ -44,9 +44,10 @@ class AdaBelief(Base):
         params: Parameters, named parameters, or dicts of parameter groups; every option below may differ per group.
         lr: Learning rate; a tensor of one element too (with it, torch.compile never recompiles when it changes).
         betas: Decay rates of the mean of g and of the mean of (g − m)², each in [0, 1): any pair of numbers, or of
-            tensors of one element.
+            tensors of one element. A captured CUDA graph follows tensors that are written to, lr, betas and
+            weight_decay alike; a schedule that puts a number in a tensor's place ends that for its graph.
         eps: Added to s at every step and to its root; see above.
-        weight_decay: Decay rate.
+        weight_decay: Decay rate; a tensor of one element too.
         amsgrad: Divide by the root of the largest s so far.
         weight_decouple: Decay p itself, by the factor 1 − lr · weight_decay, instead of adding the decay to g.
         fixed_decay: With `weight_decouple`, the factor is 1 − weight_decay, whatever lr is; at lr = 0 nothing moves.
@@ -77,7 +78,6 @@ class AdaBelief(Base):
             number is inf or nan, all of its block reads as nan in the next step. Tensors of fewer than 4,096 elements,
             with rows of fewer than 64, in double precision or complex keep their state as it is, and so do those of one
             dimension that are sharded. Checkpoints of all kinds load into each other: this optimizer's option decides.
-            On GPUs such tensors go through foreach.
         master_weight_bits: For parameters in bfloat16: keep 24 or 32 bits of each weight, of which the parameter itself
             is the nearest bfloat16 (ties away from 0), the lower 8 or 16 in the state (`weight_rest`). 32 bits are
             float32's own numbers, 24 are rounded by the dither. Where someone else writes the weight between steps,
@@ -110,9 +110,9 @@ class AdaBelief(Base):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-16,
-        weight_decay: float = 0.0,
+        weight_decay: float | Tensor = 0.0,
         amsgrad: bool = False,
         weight_decouple: bool = False,
         fixed_decay: bool = False,
@@ -178,9 +178,9 @@ class AdaBeliefW(AdaBelief):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-16,
-        weight_decay: float = 1e-2,
+        weight_decay: float | Tensor = 1e-2,
         amsgrad: bool = False,
         *,
         fixed_decay: bool = False,

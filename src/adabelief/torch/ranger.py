@@ -41,7 +41,7 @@ class RangerAdaBelief(Base):
         betas: Decay rates of the mean of g and of the mean of (g − m)².
         eps: Added to s at every adaptive step and to its root. The default makes the denominator at least 0.1, close to
             momentum SGD; 1e-12 is what the authors use.
-        weight_decay: Decay rate.
+        weight_decay: Decay rate; a tensor of one element too.
         use_gc: Centralize gradients.
         gc_conv_only: Only those of at least 4 dimensions (convolutions), instead of at least 2.
         gc_loc: Centralize the gradient (True), or else the step m / (√s + eps).
@@ -85,9 +85,9 @@ class RangerAdaBelief(Base):
         alpha: float = 0.5,
         k: int = 6,
         N_sma_threshhold: float = 5,
-        betas: tuple[float, float] = (0.95, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.95, 0.999),
         eps: float = 1e-5,
-        weight_decay: float = 0.0,
+        weight_decay: float | Tensor = 0.0,
         use_gc: bool = True,
         gc_conv_only: bool = False,
         gc_loc: bool = True,
@@ -171,9 +171,9 @@ class RangerAdaBelief(Base):
     def _recipe(self, group: Group, skip: Tensor | None = None) -> Recipe:
         return super()._recipe(group, skip)._replace(alpha=group["alpha"], k=int(group["k"]))
 
-    def _coefficients(self, group: Group, lr: Any, betas: Any, t: Any, **more: Any) -> rule.Coefficients:
+    def _coefficients(self, group: Group, numbers: dict[str, Any], t: Any, **more: Any) -> rule.Coefficients:
         more |= {"adaptive_from": self._adaptive_from(group), "eps_before_adaptive": False}
-        return super()._coefficients(group, lr, betas, t, **more)
+        return super()._coefficients(group, numbers, t, **more)
 
     def _options(self, group: Group) -> Options:
         gc_min_dim = (4 if group["gc_conv_only"] else 2) if group["use_gc"] else 0

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief.kernels.layout import EXPONENTS
 from adabelief.torch import bits, storage
 from adabelief.torch.migrate import migrated
+
+if TYPE_CHECKING:
+    from adabelief.torch.base import Base
 
 State = dict[str, Any]
 
@@ -25,6 +29,9 @@ STEP = "step"
 NAMES = (*COLUMNS.values(), STEP)
 """All that a parameter's state may have."""
 
+NEEDED = (STEP, COLUMNS["m"], COLUMNS["s"])
+"""What the saved state of a parameter must have, if it has any."""
+
 
 def state_dtype(p: Tensor) -> torch.dtype:
     """The type in which p is stepped and its state is kept: float32 for narrower types, else p's own."""
@@ -37,6 +44,15 @@ def refuse_conjugate(p: Tensor) -> None:
         raise ValueError(
             f"params: one of shape {tuple(p.shape)} is a lazy conjugate, which cannot be stepped in place; "
             "make it of x.resolve_conj()"
+        )
+
+
+def refuse_sparse(g: Tensor, optimizer: str) -> None:
+    """Raises for a sparse gradient."""
+    if g.is_sparse:
+        raise RuntimeError(
+            f"{optimizer} does not support sparse gradients (a parameter of shape {tuple(g.shape)} has one): use "
+            "torch.optim.SparseAdam for it, or Embedding(sparse=False)"
         )
 
 
@@ -72,31 +88,36 @@ def follow_layout(state: State, p: Tensor) -> None:
             state[name] = torch.empty_like(p, dtype=x.dtype, memory_format=torch.preserve_format).copy_(x)
 
 
-def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], None]) -> None:
+def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> None:
     """Runs `base_load`, torch's own loading, but keeps the precision in which the state was saved.
 
     torch casts every state tensor to its parameter's type, which turns a float32 variance of a float16 parameter into
-    zeros. Checkpoints of other packages are translated on the way. Both happen between the optimizer's own hooks: after
-    the user's pre-hooks, before the user's post-hooks.
+    zeros, and moves it to its device, where state that is offloaded has no room: it gets the step numbers alone.
+    Checkpoints of other packages are translated on the way. Both happen between the optimizer's own hooks: after the
+    user's pre-hooks, before the user's post-hooks.
     """
     loaded: State = {}
 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
-        _check_codes(loaded, optimizer)
-        return loaded
+        _check(loaded, optimizer)
+        rest = {i: {k: x for k, x in entry.items() if not _is_ours(k, x)} for i, entry in loaded["state"].items()}
+        return {**loaded, "state": rest}
 
     def restore(optimizer: Optimizer) -> None:
+        place = owner._state_device
         saved_ids = [i for group in loaded["param_groups"] for i in group["params"]]
         params = [p for group in optimizer.param_groups for p in group["params"]]
         for i, p in zip(saved_ids, params, strict=True):
             for name, value in loaded["state"].get(i, {}).items():
                 if name == STEP:
                     optimizer.state[p][name] = optimizer.state[p][name].clone()  # torch shares it
-                elif isinstance(value, Tensor):
+                elif _is_ours(name, value):
                     coded = value.dtype in storage.CODED
                     dtype = value.dtype if coded else state_dtype(p)
-                    optimizer.state[p][name] = value.to(p.device, dtype, copy=True)
+                    optimizer.state[p][name] = value.to(place or p.device, dtype, copy=True)
+        if place is not None:  # where the step, which has a copy of p there, sees to what follows
+            return
         for group in optimizer.param_groups:  # the options are the group's own, whatever the checkpoint's were
             for p in group["params"]:
                 entry = optimizer.state.get(p, {})
@@ -108,8 +129,8 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
                         bits.stored_as(entry, p, column, COLUMNS, its_bits)
 
     hooks = (
-        optimizer.register_load_state_dict_pre_hook(translate),
-        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+        owner.register_load_state_dict_pre_hook(translate),
+        owner.register_load_state_dict_post_hook(restore, prepend=True),
     )
     try:
         base_load(state_dict)
@@ -118,31 +139,63 @@ def load(optimizer: Optimizer, state_dict: State, base_load: Callable[[State], N
             hook.remove()
 
 
-def _check_codes(state_dict: State, optimizer: Optimizer) -> None:
-    """Raises ValueError for the first codes whose exponents are not theirs."""
+def _is_ours(name: str, value: Any) -> bool:
+    """Whether a part of a saved state is loaded here, not by torch."""
+    return isinstance(value, Tensor) and name != STEP
+
+
+def _check(state_dict: State, optimizer: Optimizer) -> None:
+    """Raises ValueError for the first part of a saved state that is missing, or not of its parameter."""
     saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for i, p in zip(saved_ids, params, strict=False):  # torch says where there are more or fewer
-        entry = state_dict["state"].get(i, {})
-        rest = entry.get(COLUMNS["rest"])
-        if rest is not None and (rest.dtype not in storage.RESTS.values() or rest.shape != p.shape):
+        entry = state_dict["state"].get(i)
+        if not entry:
+            continue
+        missing = next((name for name in NEEDED if name not in entry), None)
+        if missing:
+            other = next((f"{name} and " for name in entry if name not in NAMES), "")
             raise ValueError(
-                f"state_dict: {COLUMNS['rest']} of parameter {i} must be of shape {tuple(p.shape)} in int8 or int16, "
-                f"got {tuple(rest.shape)} in {rest.dtype}; load a checkpoint of this model"
+                f"state_dict: the state of parameter {i} has {other}no {missing}; load a checkpoint of an "
+                "AdaBelief, or start a new optimizer"
             )
-        for column, its in EXPONENTS.items():
-            x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
-            if not isinstance(x, Tensor) or (x.dtype != torch.uint8 and exponents is None):
-                continue
-            shape = storage.exponents_shape(p)
-            if x.dtype != torch.uint8 or x.shape != p.shape:
+        step = entry[STEP]
+        if not isinstance(step, Tensor) or step.numel() != 1:
+            raise ValueError(f"state_dict: {STEP} of parameter {i} must be a number, got {step!r}")
+        if is_lazy(p):
+            continue
+        for column in ("m", "s", "s_max", "slow"):
+            x = entry.get(COLUMNS[column])
+            if x is not None and (not isinstance(x, Tensor) or x.shape != p.shape):
+                found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
                 raise ValueError(
-                    f"state_dict: {COLUMNS[column]} of parameter {i} must be codes of shape {tuple(p.shape)} in uint8, "
-                    f"got {tuple(x.shape)} in {x.dtype}; load a checkpoint of this model"
+                    f"state_dict: {COLUMNS[column]} of parameter {i} must be a tensor of shape {tuple(p.shape)}, got "
+                    f"{found}; load a checkpoint of this model"
                 )
-            if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
-                found = f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
-                raise ValueError(
-                    f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
-                    f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
-                )
+        _check_codes(entry, p, i)
+
+
+def _check_codes(entry: State, p: Tensor, i: Any) -> None:
+    """Raises ValueError for the first codes of a parameter's saved state whose exponents are not theirs."""
+    rest = entry.get(COLUMNS["rest"])
+    if rest is not None and (rest.dtype not in storage.RESTS.values() or rest.shape != p.shape):
+        raise ValueError(
+            f"state_dict: {COLUMNS['rest']} of parameter {i} must be of shape {tuple(p.shape)} in int8 or int16, "
+            f"got {tuple(rest.shape)} in {rest.dtype}; load a checkpoint of this model"
+        )
+    for column, its in EXPONENTS.items():
+        x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
+        if x is None or (x.dtype != torch.uint8 and exponents is None):
+            continue
+        shape = storage.exponents_shape(p)
+        if x.dtype != torch.uint8:
+            raise ValueError(
+                f"state_dict: {COLUMNS[column]} of parameter {i} must be codes of shape {tuple(p.shape)} in uint8, "
+                f"got {tuple(x.shape)} in {x.dtype}; load a checkpoint of this model"
+            )
+        if not isinstance(exponents, Tensor) or exponents.dtype != torch.uint8 or exponents.shape != shape:
+            found = f"{tuple(exponents.shape)} in {exponents.dtype}" if isinstance(exponents, Tensor) else "nothing"
+            raise ValueError(
+                f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
+                f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
+            )

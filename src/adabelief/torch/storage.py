@@ -135,7 +135,7 @@ def fits(arrays: dict[str, Tensor], dtype: torch.dtype, options: Options) -> boo
         return True
     # elements are counted, and blocks lie, in the order of dimensions; kernels go by that of memory
     widened = options.dithered or "rest" in arrays
-    return p.is_contiguous() and p.device.type == "cpu" and p.dtype in ({torch.bfloat16} if widened else NARROW)
+    return p.is_contiguous() and p.dtype in ({torch.bfloat16} if widened else NARROW)
 
 
 def _are_exponents(x: Tensor, p: Tensor) -> bool:
