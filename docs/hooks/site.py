@@ -62,8 +62,11 @@ def on_env(env: Any, config: Any, **_: Any) -> Any:
 
 
 def _has(urls: Any, name: str) -> bool:
-    try:
-        urls.get_item_url(name)
-    except KeyError:
-        return False
-    return True
+    of_its_module = f"{name}.{name.rpartition('.')[2]}"  # a module of the same name hides what is imported from it
+    for each in (name, of_its_module):
+        try:
+            urls.get_item_url(each)
+        except KeyError:
+            continue
+        return True
+    return False
