@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test soak bench gpu docs docs-serve format clean
+.PHONY: demo test soak bench gpu wheel docs docs-serve format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -25,6 +25,14 @@ bench: .venv/.test
 # On a bare machine with a GPU, torch, Triton and a C compiler: no .venv, no package index.
 gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py --out bench/gpu
+
+wheel: .venv/.wheel
+	rm -rf dist .venv/wheel
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv/wheel
+	.venv/wheel/bin/python -m pip install --disable-pip-version-check --progress-bar off dist/*.whl
+	.venv/wheel/bin/python tests/wheel.py
 
 # The site, strictly: a broken link or an undocumented public name fails.
 docs: .venv/.docs
@@ -53,5 +61,9 @@ format: .venv/.test
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[docs]'
 	touch $@
 
+.venv/.wheel: | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off build twine
+	touch $@
+
 clean:
-	rm -rf .venv demo bench site
+	rm -rf .venv demo bench dist site

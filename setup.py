@@ -23,27 +23,28 @@ class BuildLibraries(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """A wheel for a platform and every Python."""
+    """A wheel for every Python, and for the platform of its libraries."""
 
     def get_tag(self):
-        """The tag, of which only the platform depends on where it is built."""
-        return "py3", "none", super().get_tag()[2]
+        """The tag of what was built: where no library could be, the wheel says so."""
+        built = any(map(os.path.exists, self.get_finalized_command("build_ext").get_outputs()))
+        return "py3", "none", super().get_tag()[2] if built else "any"
 
 
 # Loops with a root vectorise without errno and traps; inf and nan stay as they are. Without contraction a row's mean is
 # computed exactly as its elements are.
 flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 if sys.platform == "win32":
-    compile_args, strip, openmp = ["/O2", "/openmp", "/std:c11"], [], []
+    compile_args, link_args = ["/O2", "/std:c11"], []
 elif sys.platform == "darwin":
-    compile_args, strip, openmp = flags, ["-Wl,-x"], []  # its compiler has no OpenMP
+    compile_args, link_args = flags, ["-Wl,-x"]
 else:
-    compile_args, strip, openmp = [*flags, "-fopenmp"], ["-Wl,-s"], ["-fopenmp", "-lm"]
+    compile_args, link_args = flags, ["-Wl,-s", "-lm"]
 
 
-def library(name, source, link=(), headers=()):
+def library(name, source, headers=()):
     """A shared library; without a compiler the package installs all the same and uses foreach."""
-    link_args, depends = [*strip, *link], [os.path.join(os.path.dirname(source), header) for header in headers]
+    depends = [os.path.join(os.path.dirname(source), header) for header in headers]
     return Extension(
         name, [source], extra_compile_args=compile_args, extra_link_args=link_args, depends=depends, optional=True
     )
@@ -52,7 +53,7 @@ def library(name, source, link=(), headers=()):
 setup(
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
     ext_modules=[
-        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", openmp, ["codes.h", "types.h"]),
+        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", ["codes.h", "threads.h", "types.h"]),
         library("adabelief.torch._proof", "src/adabelief/torch/proof.c"),
     ],
 )

@@ -62,9 +62,12 @@ def test_doctor_says_what_serves_the_cpu_and_why(monkeypatch):
 
 
 @pytest.mark.parametrize(("threads", "said"), [(1, "1 thread$"), (2, "2 threads$")])
-def test_doctor_counts_threads(threads, said, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert re.search(rf"cpu +.*, {said}" if not cpu.unavailable() else "foreach", run("doctor").output, re.M)
+def test_doctor_counts_the_threads_of_a_step(threads, said):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    output = run("doctor").output
+    torch.set_num_threads(before)
+    assert re.search(rf"cpu +.*, {said}" if not cpu.unavailable() else "foreach", output, re.M)
 
 
 def test_doctor_tells_the_machine_and_no_device_that_is_not_there():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import adabelief
 from adabelief.kernels import cpu
 
 ROOT = Path(__file__).parents[1]
@@ -61,17 +63,23 @@ def test_one_wheel_for_every_python_steps(checkout, tmp_path):
     assert platform != "any"
     libraries = [path for path in installed.rglob("*") if path.suffix in (".so", ".dll", ".pyd")]
     assert sorted(path.stem for path in libraries) == ["_cpu", "_proof"]
-    assert (installed / "adabelief" / "py.typed").exists()
     if sys.platform == "linux":
-        assert not [path for path in libraries if b".symtab" in path.read_bytes()], "not stripped"
+        for unwanted in (b".symtab", b"libgomp", b"libpython"):  # stripped; other runtimes are the process's own
+            assert not [path for path in libraries if unwanted in path.read_bytes()], unwanted
     assert said == "[0.5, 0.5, 0.5] served\n"
+    python(str(ROOT / "tests" / "wheel.py"), cwd=tmp_path, PYTHONPATH=str(installed))
+    sources = checkout / "src" / "adabelief"
+    data = {path for path in sources.rglob("*") if path.is_file() and path.suffix not in (".so", ".dll", ".pyc")}
+    assert data <= {sources / path.relative_to(installed / "adabelief") for path in installed.rglob("adabelief/**/*")}
+    assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"adabelief", "bin"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="CC names no compiler there")
 @pytest.mark.xdist_group("packaging")
 def test_a_wheel_without_a_compiler_steps_and_says_how_to_get_one_with_a_kernel(checkout, tmp_path):
     shutil.rmtree(checkout / "build", ignore_errors=True)
-    _, installed, said = wheel_and_step(checkout, tmp_path, fused=None, CC="false")
+    wheel, installed, said = wheel_and_step(checkout, tmp_path, fused=None, CC="false")
+    assert wheel.name.endswith("-py3-none-any.whl")  # which cibuildwheel refuses
     assert not list(installed.rglob("*.so"))
     assert "[0.5, 0.5, 0.5] it was not compiled" in said
     assert "pip install --no-cache-dir --force-reinstall --no-deps adabelief" in said
@@ -83,9 +91,17 @@ def test_the_sdist_has_all_that_the_checkout_tests_and_tells(checkout, tmp_path)
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         found = {Path(*Path(name).parts[1:]).as_posix() for name in archive.getnames()}
-    wanted = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
+    wanted = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md"}
+    wanted |= {"pyproject.toml", "setup.py"}
     for folder in ("src", "tests", "benchmarks", "docs"):
         files = (path for path in (checkout / folder).rglob("*") if path.is_file() and ".egg-info" not in str(path))
         wanted |= {path.relative_to(checkout).as_posix() for path in files if path.suffix not in (".svg", ".so")}
     assert wanted <= found
     assert not [name for name in found if name.endswith((".so", ".pyc"))]
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"), [("CITATION.cff", r"^version: (.+)$"), ("CHANGELOG.md", r"^## \[(.+)\] - (?:unreleased|\d)")]
+)
+def test_what_tells_the_version_tells_the_packages(file, pattern):
+    assert re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)[1] == adabelief.__version__

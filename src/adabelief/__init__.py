@@ -16,7 +16,7 @@ from adabelief.settings import eps_for_floor, eps_from_adam, recommended
 if TYPE_CHECKING:
     from adabelief.torch import AdaBelief, AdaBeliefW, Probe, RangerAdaBelief
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["AdaBelief", "AdaBeliefW", "Probe", "RangerAdaBelief", "eps_for_floor", "eps_from_adam", "recommended"]
 
 _TORCH = {"AdaBelief", "AdaBeliefW", "Probe", "RangerAdaBelief"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -110,6 +111,61 @@ def test_threads_split_lists_anywhere(threads):
         results.append([x.clone() for four in tensors for x in four])
     torch.set_num_threads(before)
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
+
+
+class Runtime:
+    """An OpenMP runtime of a few functions, which asks for a part after the other."""
+
+    def __init__(self, threads: int, region: str) -> None:
+        def function(name, result, *arguments):
+            return lambda body: setattr(self, name, ctypes.CFUNCTYPE(result, *arguments)(body))
+
+        integer, pointer = ctypes.c_int, ctypes.c_void_p
+        part, llvm_part = ctypes.CFUNCTYPE(None, pointer), ctypes.CFUNCTYPE(None, pointer, pointer, pointer)
+        self.asked, thread = [], 0
+
+        def gcc(run, work, asked, flags):
+            self.asked.append(asked)
+            each(lambda: run(work))
+
+        def llvm(source, arguments, run, work):
+            each(lambda: run(None, None, work))
+
+        def each(run):
+            nonlocal thread
+            for thread in range(threads):  # noqa: B007
+                run()
+
+        function("omp_in_parallel", integer)(lambda: 0)
+        function("omp_get_max_threads", integer)(lambda: 3)
+        function("omp_get_num_threads", integer)(lambda: threads)
+        function("omp_get_thread_num", integer)(lambda: thread)
+        if region == "GCC":
+            function("GOMP_parallel", None, part, pointer, ctypes.c_uint, ctypes.c_uint)(gcc)
+        if region == "LLVM":
+            function("__kmpc_global_thread_num", ctypes.c_int32, pointer)(lambda source: 7)
+            push = [pointer, ctypes.c_int32, ctypes.c_int32]
+            function("__kmpc_push_num_threads", None, *push)(lambda source, at, asked: self.asked.append((at, asked)))
+            function("__kmpc_fork_call", None, pointer, ctypes.c_int32, llvm_part, pointer)(llvm)
+
+
+@pytest.mark.parametrize(
+    ("region", "asked"), [("GCC", [3]), ("LLVM", [(7, 3)]), ("neither", [])], ids=["GCC", "LLVM", "neither"]
+)
+@pytest.mark.parametrize("came", [1, 2, 3])
+def test_threads_are_those_of_the_runtime_that_is_there(region, asked, came, monkeypatch):
+    """Of GCC's kind or LLVM's, however many come; without one there is one thread."""
+    runtime = Runtime(came, region)
+    with monkeypatch.context() as patched:
+        patched.setattr(cpu, "_scopes", [lambda: runtime])
+        cpu._library.cache_clear()
+        assert cpu.threads() == (3 if asked else 1)
+        p = torch.full((100_003,), 2.0)
+        update(p, shrink=0.5)
+    cpu._library.cache_clear()
+    assert cpu.threads() == torch.get_num_threads()
+    assert torch.equal(p, torch.ones(100_003))
+    assert runtime.asked == asked
 
 
 def test_steps_are_counted_together():

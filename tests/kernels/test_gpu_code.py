@@ -74,6 +74,7 @@ def test_all_arrays_are_read_and_written_in_128_bits(compiled, target, dtype, ro
         kind = "f64" if dtype == torch.float64 else "f32"
         assert re.search(rf"\bsqrt\.rn\.{kind}\b", asm)
         assert re.search(rf"\bdiv\.rn\.{kind}\b", asm)
+        assert not re.search(r"\bfma\.", asm), "a product and its sum are rounded one by one, as everywhere"
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,6 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
@@ -25,11 +22,13 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) /* musl does not choose */
 /* x86-64-v4 is AVX-512, v3 is AVX2 with fused multiply-add; the default is what every such processor has */
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define CHOOSES 1
 #else
 #define CLONES
+#define CHOOSES 0
 #endif
 
 #if defined(__GNUC__)
@@ -284,23 +283,38 @@ static int64_t holder(const int64_t *begins, int64_t n, int64_t at) {
     return low;
 }
 
-#ifdef _OPENMP
 /* Where the list is cut near element `at`: whole cache lines after the beginning of a tensor, where it is aligned. */
 static int64_t cut(const int64_t *begins, int64_t n, int64_t at) {
     if (at >= begins[n]) return begins[n];
     int64_t begin = begins[holder(begins, n, at)];
     return begin + (at - begin) / 64 * 64;
 }
-#endif
+
+#include "threads.h"
+
+typedef struct {
+    const Tensor *tensors;
+    const int64_t *begins, n;
+    const int type, flags;
+    const Scalars *c;
+} Work;
 
 /* The elements [from, to) of the list. */
-static void update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags, const Scalars *c,
-                   int64_t from, int64_t to) {
-    for (int64_t i = holder(begins, n, from); i < n && begins[i] < to; i++) {
+static void update(const Work *w, int64_t from, int64_t to) {
+    const int64_t *begins = w->begins;
+    for (int64_t i = holder(begins, w->n, from); i < w->n && begins[i] < to; i++) {
         int64_t begin = begins[i] > from ? begins[i] : from;
         int64_t end = begins[i + 1] < to ? begins[i + 1] : to;
-        if (begin < end) run(&kernels[type], flags, &tensors[i], c, begin - begins[i], end - begins[i]);
+        if (begin < end) run(&kernels[w->type], w->flags, &w->tensors[i], w->c, begin - begins[i], end - begins[i]);
     }
+}
+
+/* A thread's share, of those that came, which may be fewer than were asked for. */
+static void update_share(void *work) {
+    const Work *w = work;
+    const int64_t share = (w->begins[w->n] + openmp.num_threads() - 1) / openmp.num_threads();
+    const int64_t from = cut(w->begins, w->n, share * openmp.thread_num());
+    update(w, from, cut(w->begins, w->n, share * (openmp.thread_num() + 1)));
 }
 
 /* Updates n tensors of one type, an index into `kernels`. begins[i] counts the elements before tensor i, begins[n] all. The
@@ -308,30 +322,20 @@ static void update(const Tensor *tensors, const int64_t *begins, int64_t n, int 
  * stays with one, and so does a block. */
 EXPORT void adabelief_update(const Tensor *tensors, const int64_t *begins, int64_t n, int type, int flags,
                              const Scalars *c) {
-    const int64_t elements = begins[n];
+    const int64_t elements = begins[n], least = 16384; /* elements that are worth a thread */
     if (c->skip != 0) return;
     if (c->synchronize == 0) flags &= ~LOOKAHEAD; /* slow weights are not even read in the steps between */
-#ifdef _OPENMP
-    const int64_t least = 16384; /* elements that are worth a thread */
-    int threads = omp_in_parallel() ? 1 : omp_get_max_threads(); /* the caller's are busy already */
+    Work work = {tensors, begins, n, type, flags, c};
+    int threads = adabelief_threads();
     if (threads > 1 + elements / least) threads = 1 + (int)(elements / least);
-    if (threads > 1) { /* a region of one thread would put the others to sleep */
-#pragma omp parallel num_threads(threads)
-        {
-            /* of the threads that came, which may be fewer than were asked for */
-            int64_t share = (elements + omp_get_num_threads() - 1) / omp_get_num_threads();
-            int64_t from = cut(begins, n, share * omp_get_thread_num());
-            int64_t to = cut(begins, n, share * (omp_get_thread_num() + 1));
-            update(tensors, begins, n, type, flags, c, from, to);
-        }
-        return;
-    }
-#endif
-    update(tensors, begins, n, type, flags, c, 0, elements);
+    if (threads > 1)
+        update_in_parallel(&work, threads);
+    else
+        update(&work, 0, elements); /* a region of one thread would put the others to sleep */
 }
 
 EXPORT const char *adabelief_instruction_set(void) {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+#if CHOOSES
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
         return "AVX-512";

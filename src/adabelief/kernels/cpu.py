@@ -1,14 +1,12 @@
-"""The CPU kernel (cpu.c, with OpenMP): a whole list of arrays in one call.
-
-Import it after the framework whose threads it is to share: the OpenMP runtime that is loaded first serves both.
-"""
+"""The CPU kernel (cpu.c): a whole list of arrays in one call, by the threads of the framework that they are of."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import struct
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,6 +18,14 @@ TRAFFIC = "traffic"
 
 _SCALARS = struct.Struct(f"{len(SCALARS)}d")
 """As cpu.c has them."""
+
+_OPENMP = ("omp_in_parallel", "omp_get_max_threads", "omp_get_num_threads", "omp_get_thread_num")
+_GCC, _LLVM = ("GOMP_parallel",), ("__kmpc_global_thread_num", "__kmpc_push_num_threads", "__kmpc_fork_call")
+_FUNCTIONS = (*_OPENMP, *_GCC, *_LLVM)
+"""Those of threads.h, in its order: what any OpenMP runtime has, and what begins a region, in one of two ways."""
+
+_scopes: list[Callable[[], ctypes.CDLL]] = [] if sys.platform == "win32" else [lambda: ctypes.CDLL(None)]
+"""Where these are looked up: in what all libraries see, and in the libraries of frameworks."""
 
 
 class Table:
@@ -71,6 +77,21 @@ class Steps:
         return bool(_kernel().adabelief_count(*self._arguments))
 
 
+def share_threads(framework: Callable[[], ctypes.CDLL]) -> None:
+    """Takes the threads of a framework, given by one of its libraries.
+
+    Where there is no OpenMP runtime, a step is taken by one thread.
+    """
+    # Linux prefers everybody's to a library's own, for the framework's calls too (think of LD_PRELOAD); Apple does not.
+    _scopes.insert(0 if sys.platform == "darwin" else len(_scopes), framework)
+    _library.cache_clear()  # one that is loaded looks again
+
+
+def threads() -> int:
+    """How many threads a step may take, called from this one."""
+    return int(_kernel().adabelief_threads())
+
+
 def unavailable() -> str | None:
     """Why there is no kernel here; None where there is one."""
     kernel = _library()
@@ -100,11 +121,26 @@ def _library() -> ctypes.CDLL | str:
     try:
         kernel = ctypes.CDLL(str(built))
         kernel.adabelief_layout.restype = kernel.adabelief_instruction_set.restype = ctypes.c_char_p
+        kernel.adabelief_threads.argtypes = []
         kernel.adabelief_count.argtypes = [pointer, pointer, int64, pointer]
         kernel.adabelief_update.argtypes = [pointer, pointer, int64, ctypes.c_int, ctypes.c_int, pointer]
         kernel.adabelief_update.restype = None
     except (OSError, AttributeError) as error:
         return f"{built.name} could not be loaded ({error})"
+    addresses = next(filter(None, map(_openmp, _scopes)), [None] * len(_FUNCTIONS))  # none is one thread
+    kernel.adabelief_share_threads((pointer * len(addresses))(*addresses))
     if kernel.adabelief_layout().decode().split() != [*COLUMNS, *SCALARS, *TYPES]:
         return f"{built.name} was compiled from another version of this package: install it again"
     return kernel
+
+
+def _openmp(scope: Callable[[], ctypes.CDLL]) -> list[int | None] | None:
+    """The addresses of the OpenMP functions; None where a scope has no such runtime."""
+    try:
+        runtime = scope()
+    except OSError:
+        return None
+    found = {name: getattr(runtime, name, None) for name in _FUNCTIONS}
+    if not any(all(map(found.get, (*_OPENMP, *region))) for region in (_GCC, _LLVM)):
+        return None
+    return [ctypes.cast(function, ctypes.c_void_p).value if function else None for function in found.values()]

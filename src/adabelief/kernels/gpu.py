@@ -239,9 +239,13 @@ def _current(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def compiler_options(flags: int) -> dict[str, int]:
-    """How a kernel is compiled; of one with codes, the way for unaligned arrays is not to slow the other down."""
+    """How a kernel is compiled; of one with codes, the way for unaligned arrays is not to slow the other down.
+
+    Products and sums are rounded one by one, as in cpu.c: every variant of a kernel takes the same step to the bit.
+    """
     coded = flags & (layout.M_CODES | layout.S_CODES)
-    return {"num_warps": WARPS} | ({"maxnreg": 64} if coded and not torch.version.hip else {})
+    few = {"maxnreg": 64} if coded and not torch.version.hip else {}
+    return {"num_warps": WARPS, "enable_fp_fusion": False} | few
 
 
 def _block() -> int:

@@ -54,9 +54,9 @@ def served() -> list[Served]:
         import torch
     except ImportError as error:
         return [Served("cpu", "none", f"torch cannot be imported ({error}): pip install 'adabelief[torch]'")]
-    compiled = "" if cpu.unavailable() else f"compiled C, {cpu.instruction_set()}"
-    threads = _count(torch.get_num_threads(), "thread")
-    rows = [_served("cpu", "C", f"{compiled}, {threads}")]
+    reason = cpu.unavailable()
+    compiled = "" if reason else f"compiled C, {cpu.instruction_set()}, {_count(cpu.threads(), 'thread')}"
+    rows = [_served("cpu", "C", compiled)]
     if torch.accelerator.is_available():
         accelerator = torch.accelerator.current_accelerator()
         rows += [_served(accelerator.type, "Triton", "Triton")] if accelerator else []

@@ -5,10 +5,12 @@ Each name is looked up here, once, with what is done where a version of torch do
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +34,33 @@ _global_hooks: list[Mapping[Any, Any]] = [
 
 increment_version: Callable[[Any], None] = _named("torch.autograd.graph", "increment_version", lambda tensors: None)
 """Tells autograd that tensors were changed in place."""
+
+
+def torch_cpu() -> ctypes.CDLL:
+    """Torch's functions for CPUs, as this process has loaded them.
+
+    Raises:
+        OSError: Where this torch keeps them elsewhere.
+    """
+    return loaded("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
+
+
+def openmp() -> ctypes.CDLL:
+    """Torch's OpenMP runtime: a library that leads to it, or itself where the system looks no further (Windows).
+
+    Raises:
+        OSError: Where this torch keeps it elsewhere.
+    """
+    return loaded("libtorch_cpu.so", "libtorch_cpu.dylib", "libiomp5md.dll")
+
+
+def loaded(*names: str) -> ctypes.CDLL:
+    """The first of torch's own libraries that is there by one of some names."""
+    folder = Path(torch.__file__).parent / "lib"
+    path = next((folder / name for name in names if (folder / name).exists()), None)
+    if path is None:
+        raise OSError(f"there is none of {', '.join(names)} in {folder}")
+    return ctypes.CDLL(str(path))
 
 
 def after_backward(f: Callable[[], None]) -> None:

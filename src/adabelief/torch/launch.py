@@ -19,6 +19,8 @@ from adabelief.torch.update import Options, Recipe, Scalars, Tensors, count
 
 DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128}
 
+cpu.share_threads(internals.openmp)
+
 
 class OnCpu:
     """Arrays of one element type and step number, stepped by the C kernel."""

@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,12 +224,7 @@ def _load() -> tuple[ctypes.PyDLL, _Api] | str:
 
 def _functions() -> dict[str, int | None]:
     """The addresses of the functions that `_Api` names."""
-    folder = Path(torch.__file__).parent / "lib"
-    names = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
-    path = next((folder / name for name in names if (folder / name).exists()), None)
-    if path is None:
-        raise OSError(f"there is no libtorch_cpu in {folder}")
-    torch_cpu = ctypes.CDLL(str(path))
+    torch_cpu = internals.torch_cpu()
     optional = {"layout"} - {name for name in _TORCH if hasattr(torch_cpu, f"aoti_torch_get_{name}")}
     return {
         **{name: _address(getattr(ctypes.pythonapi, symbol)) for name, symbol in _PYTHON.items()},

@@ -143,7 +143,8 @@ def numbers_of(optimizer: Optimizer, i: int, step: int, lr: float, eps_of_s: flo
     corrected = c = plain(step)
     within = 0.0
     if isinstance(optimizer, Base):
-        own = partial(optimizer._coefficients, group, 1.0, (beta1, beta2))
+        numbers = {"lr": 1.0, "betas": (beta1, beta2), "weight_decay": float(group["weight_decay"])}
+        own = partial(optimizer._coefficients, group, numbers)
         c, never = own(step), optimizer._never_adaptive(group)
         # Ranger adds eps to s in its adaptive steps only: from the first of them on.
         first = next((t for t in range(1, step + 1) if never or not eps or own(t).eps), step + 1)
