@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test soak bench gpu wheel docs docs-serve format clean
+.PHONY: demo test test-all soak bench gpu wheel docs docs-serve format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -13,6 +13,10 @@ test: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	ADABELIEF_PYTORCH_005=$(OFFICIAL_005) $(BIN)/pytest -n 2 --dist loadgroup
+
+# Every combination of what `make test` tries by turns.
+test-all: export ADABELIEF_ALL_WAYS = 1
+test-all: test
 
 soak: .venv/.test
 	ADABELIEF_SOAK=1000 $(BIN)/pytest tests/torch/test_soak.py

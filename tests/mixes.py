@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
@@ -79,6 +81,22 @@ MIXES: dict[str, Mix] = {
     "Ranger-alpha=0": ("RangerAdaBelief", {"alpha": 0.0, "k": 2}),
     "Ranger-threshold=4": ("RangerAdaBelief", {"adaptive_from": 4, "k": 1}),
 }
+
+ALL_WAYS = os.environ.get("ADABELIEF_ALL_WAYS") == "1"
+"""Whether a mix is tried in every type, layout and the like (`make test-all`), instead of those that are its turn."""
+
+
+def turns(table: Iterable[str]) -> dict[str, int]:
+    """A number for each mix of a table: by its rest, what has nothing to do with the mixes takes turns.
+
+    The top bits of multiples of the golden ratio, which are in step with no option's place in the table.
+    """
+    return {mix: i * 0x9E3779B1 >> 16 for i, mix in enumerate(table)}
+
+
+def share(table: Iterable[str], which: int, of: int) -> list[str]:
+    """The mixes whose turn it is to be tried in one of some types."""
+    return [mix for mix, turn in turns(table).items() if ALL_WAYS or turn % of == which]
 
 
 def mixes_without(*lacking: str) -> dict[str, Mix]:

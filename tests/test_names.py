@@ -24,7 +24,8 @@ def test_a_name_as_it_is_written_comes_first():
 
 
 @pytest.mark.parametrize(
-    ("typed", "close"), [("adabeleif", "AdaBelief"), ("AdmaW", "AdamW"), ("sdg", "SGD"), ("nothing", ""), ("", "")]
+    ("typed", "close"),
+    [("adabeleif", "AdaBelief"), ("AdmaW", "AdamW"), ("sdg", "SGD"), ("nothing", ""), ("", ""), (3, ""), (None, "")],
 )
 def test_a_typo_is_told_with_what_is_close(typed, close):
     with pytest.raises(ValueError, match=r"^--optimizer: there is no ") as error:

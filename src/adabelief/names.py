@@ -43,4 +43,4 @@ def suggestion(name: str, names: Iterable[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", "-")
+    return str(name).strip().lower().replace("_", "-")  # whatever was given: a message shows it

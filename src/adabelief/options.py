@@ -12,10 +12,14 @@ says so.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from adabelief import rule
 
@@ -45,6 +49,18 @@ K: Range = ("a whole number, at least 1", lambda x: 1 <= x < math.inf and x == i
 
 ADAPTIVE_FROM: Range = ("a number, at least 4", lambda x: x >= 4)
 """Least length of the simple moving average for an adaptive step: the rectification divides by N − 4."""
+
+FLAGS = frozenset(
+    (
+        *("amsgrad", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd", "eps_before_adaptive"),
+        *("maximize", "use_gc", "gc_conv_only", "gc_loc", "gc_outputs_last"),
+        *("skip_nonfinite", "capturable", "differentiable", "stochastic_rounding"),
+    )
+)
+"""Options that are True or False, of whatever front-end has them."""
+
+CHOICES = frozenset(("foreach", "fused"))
+"""Those that are None as well, where the optimizer chooses."""
 
 
 def is_number(value: Any) -> bool:
@@ -79,6 +95,54 @@ def check(
     """
     if not (holds(value) if is_number(value) else passes(value)):
         raise ValueError(f"{name} must be {range_}, got {value!r}")
+
+
+def check_flags(options: Mapping[str, Any]) -> None:
+    """Refuses what is neither True nor False, nor 1 or 0, where an option is one of `FLAGS` or `CHOICES`.
+
+    "no" and "false", as they come from a command line or a file of settings, would count as True.
+
+    Args:
+        options: Options by name, others too; these are not looked at.
+
+    Raises:
+        ValueError: For the first one that is neither.
+
+    Example:
+        >>> check_flags({"amsgrad": "no"})
+        Traceback (most recent call last):
+        ValueError: amsgrad must be True or False, got 'no'
+    """
+    for name, value in options.items():
+        if name in FLAGS and not is_flag(value):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+        if name in CHOICES and not (value is None or is_flag(value)):
+            raise ValueError(f"{name} must be True, False or None, got {value!r}")
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value says yes or no: True and False, NumPy's too, 1 and 0."""
+    return isinstance(value, (bool, np.bool_)) or (is_number(value) and value in (0, 1))
+
+
+def check_path(name: str, value: Any) -> Path:
+    """A path, from the text of one or an object that stands for one.
+
+    Args:
+        name: The argument's name.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> check_path("out", 3)
+        Traceback (most recent call last):
+        ValueError: out must be a path, text or pathlib.Path, got 3
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{name} must be a path, text or pathlib.Path, got {value!r}")
+    return Path(value)
 
 
 def pair(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
 import pytest
+
+from adabelief.options import FLAGS
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
@@ -30,6 +33,12 @@ jnp = jax.numpy
         (ours.ranger_adabelief, {"learning_rate": 1e-3, "k": 0}, "k must be"),
         (ours.ranger_adabelief, {"learning_rate": 1e-3, "k": 2.5}, "k must be"),
         (ours.ranger_adabelief, {"learning_rate": 1e-3, "adaptive_from": 3}, "adaptive_from must be"),
+        (ours.scale_by_belief, {"eps_before_adaptive": "no"}, "eps_before_adaptive must be True or False, got 'no'"),
+        *(
+            (make, {"learning_rate": 1e-3, name: "no"}, f"{name} must be True or False, got 'no'")
+            for make in (ours.adabelief, ours.adabeliefw, ours.ranger_adabelief)
+            for name in sorted(FLAGS & inspect.signature(make).parameters.keys())
+        ),
     ],
 )
 def test_refuses(make, arguments, message):

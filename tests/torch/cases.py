@@ -42,10 +42,16 @@ def tensor(size: int, layout: str, dtype: torch.dtype, generator: torch.Generato
     return torch.randn(rows, 2 * columns, generator=generator, dtype=torch.float64).to(dtype)[:, ::2]
 
 
-def parameters(dtype: torch.dtype) -> list[torch.nn.Parameter]:
-    """One parameter for every size and layout, a 0-dim one and a convolution's weight."""
+def parameters(dtype: torch.dtype, turn: int | None = None) -> list[torch.nn.Parameter]:
+    """One parameter for every size and layout, a 0-dim one and a convolution's weight.
+
+    With a `turn` each size has one layout; with the next turn, the next one.
+    """
     generator = torch.Generator().manual_seed(0)
-    tensors = [tensor(size, layout, dtype, generator) for size, layout in product(SIZES, LAYOUTS)]
+    pairs = [*product(SIZES, LAYOUTS)]
+    if turn is not None:
+        pairs = [(size, LAYOUTS[(turn + i) % len(LAYOUTS)]) for i, size in enumerate(SIZES)]
+    tensors = [tensor(size, layout, dtype, generator) for size, layout in pairs]
     tensors += [torch.tensor(1.5, dtype=dtype), torch.randn(4, 2, 3, 3, generator=generator).to(dtype)]
     return [torch.nn.Parameter(x) for x in tensors]
 

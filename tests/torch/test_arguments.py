@@ -6,10 +6,12 @@ import math
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
+from adabelief.options import CHOICES, FLAGS
 from adabelief.rule import denominator_floor
 from tests.oracle import set_gradients
 
@@ -45,8 +47,14 @@ BAD = [
     ("betas", (0.9, math.nan), "nan"),
     ("betas", 0.9, "0.9"),
     ("betas", (0.9,), "(0.9,)"),
+    ("skip_nonfinite", "no", "'no'"),
+    ("amsgrad", None, "None"),
+    ("capturable", 2, "2"),
+    ("fused", "auto", "'auto'"),
+    ("foreach", [], "[]"),
 ]
 BAD_OF_RANGER = [
+    ("use_gc", "false", "'false'"),
     ("k", 0, "0"),
     ("k", 2.5, "2.5"),
     ("alpha", -0.1, "-0.1"),
@@ -73,6 +81,17 @@ def test_good_boundaries():
     AdaBelief([parameter()], lr=0, betas=(0, 0), eps=0, weight_decay=0)
     RangerAdaBelief([parameter()], k=1, alpha=0, N_sma_threshhold=4)
     RangerAdaBelief([parameter()], alpha=1.0, max_update=math.inf)
+    AdaBelief([parameter()], amsgrad=1, maximize=np.False_, foreach=0)
+
+
+def test_every_flag_is_known_as_one():
+    """By the defaults: an option that is True or False, or None of those that choose, is checked."""
+    for cls in CLASSES:
+        flags = {name for name, value in cls([parameter()]).defaults.items() if isinstance(value, bool)}
+        assert flags <= FLAGS
+        for name in flags | CHOICES:
+            with pytest.raises(ValueError, match=rf"{name} must be True.* got 'no'"):
+                cls([{"params": [parameter()], name: "no"}])
 
 
 def test_options_that_exclude_each_other():

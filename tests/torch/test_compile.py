@@ -24,6 +24,7 @@ CASES = {
 @pytest.mark.parametrize("lr", [torch.tensor(0.01), 0.01], ids=["tensor", "float"])
 @pytest.mark.parametrize("case", CASES)
 def test_compiled_step(case, lr):
+    """By inductor; of the second graph, which a float needs, one shows the code, and the others the graph alone."""
     torch._dynamo.reset()
     counters.clear()
     cls, options = CASES[case]
@@ -35,6 +36,8 @@ def test_compiled_step(case, lr):
 
     def backend(graph, inputs):
         graphs.append(graph)
+        if isinstance(lr, float) and case != "foreach":
+            return graph
         return torch._inductor.compile(graph, inputs)
 
     compiled = torch.compile(optimizer.step, fullgraph=True, backend=backend)

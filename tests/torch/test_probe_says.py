@@ -196,6 +196,7 @@ def test_bad_input():
         ({"every": 0}, "every must be a whole number, at least 1, got 0"),
         ({"every": 2.5}, "every must be a whole number, at least 1, got 2.5"),
         ({"sample": 0}, "sample must be a whole number, at least 1, got 0"),
+        ({"jsonl": 3}, "jsonl must be a path, text or pathlib.Path, got 3"),
     ):
         with pytest.raises(ValueError, match=message):
             Probe(optimizer, **arguments)
@@ -212,6 +213,8 @@ def test_bad_input():
         Probe(optimizer, writer="runs")
     with pytest.raises(TypeError, match=r"named_parameters must be pairs .* got Parameter; pass model.named_param"):
         Probe(optimizer, named_parameters=[p])
+    with pytest.raises(TypeError, match=r"named_parameters must be pairs .* got int; pass model.named_param"):
+        Probe(optimizer, named_parameters=3)
     with pytest.raises(FileNotFoundError, match=r"jsonl='none/probe.jsonl': there is no folder none; make it"):
         Probe(optimizer, jsonl="none/probe.jsonl")
     with Probe(optimizer) as probe, pytest.raises(RuntimeError, match="already entered; leave it first"):

@@ -108,10 +108,12 @@ def test_lazy_conjugates_are_refused(cls, x):
         {"foreach": True},
     ],
 )
-@pytest.mark.parametrize("cls", OURS)
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("cls", "compiled"),  # compiled, AdaBeliefW is AdaBelief with other defaults
+    [*((cls, False) for cls in OURS), (AdaBelief, True), (RangerAdaBelief, True)],
+)
 @pytest.mark.filterwarnings("ignore")  # torch.compile's own, about its environment
-def test_options_that_are_tensors(cls, options, compiled):
+def test_options_that_are_tensors(cls, compiled, options):
     """lr of shape (1,), betas as torch.optim takes them; what is changed in place is followed."""
     torch._dynamo.reset()
     p, q = parameter(4, 2, dtype=torch.float64), parameter(4, 2, dtype=torch.float64)

@@ -8,12 +8,14 @@ import torch
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.kernels import cpu
 from adabelief.torch import update
+from tests.mixes import ALL_WAYS, turns
 from tests.oracle import Oracle, set_gradients
 from tests.torch.cases import DTYPES, MIXES, parameters
 
 STEPS = 8  # rectified steps become adaptive at the 6th
 IMPLEMENTATIONS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 needs_kernel = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
+TURNS = turns(MIXES)
 ALL = ["loop", "foreach", pytest.param("fused", marks=needs_kernel)]
 
 
@@ -27,18 +29,29 @@ def walk(cls, options, params, steps=STEPS):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-@pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.parametrize("implementation", ["lists", pytest.param("fused", marks=needs_kernel)])
 @pytest.mark.parametrize("mix", MIXES)
 def test_equals_reference(mix, implementation, dtype):
-    cls, options = MIXES[mix]
-    walk(cls, options | IMPLEMENTATIONS[implementation], parameters(dtype))
+    """A mix has nothing to do with layouts, which take turns; so do loop and foreach, beside the kernels' variants."""
+    (cls, options), turn = MIXES[mix], TURNS[mix]
+    lists = ["loop", "foreach"] if ALL_WAYS else [("loop", "foreach")[(turn + DTYPES.index(dtype)) % 2]]
+    for each in lists if implementation == "lists" else [implementation]:
+        walk(cls, options | IMPLEMENTATIONS[each], parameters(dtype, None if ALL_WAYS else turn))
+
+
+@pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_every_size_and_layout(dtype, implementation):
+    for mix in ("AdaBelief-coupled-rectified-amsgrad", "Ranger-decoupled-gc", "Ranger-fixed-step-maximize"):
+        cls, options = MIXES[mix]
+        walk(cls, options | IMPLEMENTATIONS[implementation], parameters(dtype))
 
 
 @pytest.mark.parametrize("implementation", ["loop", "foreach"])
 @pytest.mark.parametrize("mix", MIXES)
 def test_capturable_equals_reference(mix, implementation):
-    cls, options = MIXES[mix]
-    optimizer = walk(cls, options | IMPLEMENTATIONS[implementation] | {"capturable": True}, parameters(torch.float64))
+    (cls, options), chosen = MIXES[mix], IMPLEMENTATIONS[implementation] | {"capturable": True}
+    optimizer = walk(cls, options | chosen, parameters(torch.float64, TURNS[mix]))
     assert all(state["step"].dtype == torch.float32 for state in optimizer.state.values())
 
 

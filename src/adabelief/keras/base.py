@@ -23,6 +23,7 @@ from adabelief.options import (
     RATE,
     centralized_dims,
     check,
+    check_flags,
     never_adaptive,
     never_adaptive_text,
 )
@@ -65,6 +66,7 @@ class Base(keras.optimizers.Optimizer):  # type: ignore[misc]
         check("beta_2", options["beta_2"], *BETA)
         check("adaptive_from", options["adaptive_from"], *ADAPTIVE_FROM)
         check("max_update", options["max_update"], *MAX_UPDATE, passes=lambda x: x is None)
+        check_flags(options)
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
         self._option_names = tuple(options)
         for name, value in options.items():

@@ -201,6 +201,7 @@ def chained(
     """The optimizer that decays, steps by `learning_rate` and checks both, from what scales its gradients."""
     check_scalar("learning_rate", learning_rate, options.RATE, schedule=True)
     check_scalar("weight_decay", weight_decay, options.RATE, schedule=True)
+    options.check_flags(dict(weight_decouple=weight_decouple, fixed_decay=fixed_decay, maximize=maximize))
     no_decay = options.is_number(weight_decay) and weight_decay == 0
     decay = optax.identity() if no_decay else optax.add_decayed_weights(weight_decay, mask)
     if not weight_decouple:

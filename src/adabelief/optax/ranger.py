@@ -105,6 +105,7 @@ def ranger_adabelief(
         >>> bool((updates == 0).all())  # the same along every row: nothing is left once centralized
         True
     """
+    options.check_flags(dict(use_gc=use_gc, gc_conv_only=gc_conv_only, gc_loc=gc_loc, gc_outputs_last=gc_outputs_last))
     of_steps = use_gc and not gc_loc
     if max_update is not None:
         check_scalar("max_update", max_update, options.MAX_UPDATE)

@@ -101,6 +101,14 @@ def scale_by_belief(
     check_scalar("adaptive_from", adaptive_from, options.ADAPTIVE_FROM)
     if max_update is not None:
         check_scalar("max_update", max_update, options.MAX_UPDATE)
+    options.check_flags(
+        dict(
+            rectify=rectify,
+            degenerated_to_sgd=degenerated_to_sgd,
+            amsgrad=amsgrad,
+            eps_before_adaptive=eps_before_adaptive,
+        )
+    )
     check_dtype("mu_dtype", mu_dtype)
     check_dtype("nu_dtype", nu_dtype)
     if rectify:

@@ -22,6 +22,7 @@ def check(group: Group) -> None:
         options.check(name, x.item() if isinstance(x, Tensor) else x, *options.RATE)
     options.check("eps", group["eps"], *options.RATE)
     options.pair("betas", group["betas"], *options.BETA, passes=_is_beta)
+    options.check_flags(group)
     bits.check(group)
     options.check("max_update", group["max_update"], *options.MAX_UPDATE, passes=lambda x: x is None)
     if group["fused"]:

@@ -94,7 +94,8 @@ def from_adam(state_dict: StateDict, eps: float = 1e-16) -> StateDict:
                 continue
             if not {"step", "exp_avg", "exp_avg_sq"} <= entry.keys():
                 raise ValueError(f"state_dict: not of an Adam, since the state of parameter {i} has {', '.join(entry)}")
-            s = _belief(entry, *map(float, group["betas"]), eps)
+            beta1, beta2 = map(float, group["betas"])
+            s = _belief(entry, beta1, beta2, eps)
             state[i] = {"step": entry["step"], "exp_avg": entry["exp_avg"], "exp_avg_var": s}
     groups = [{name: x for name, x in group.items() if name in OF_ADAM} for group in state_dict["param_groups"]]
     warnings.warn(

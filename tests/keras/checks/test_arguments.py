@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from keras import ops
 from keras.optimizers import schedules
 
 from adabelief.keras import AdaBelief, AdaBeliefW, RangerAdaBelief, WarmupDecay
+from adabelief.options import FLAGS
 from tests.keras.checks.common import QUIET, array, compiled, number
 
 pytestmark = QUIET
@@ -85,6 +87,11 @@ def test_warmup_decay_matches_adabelief_tf_formula():
         (AdaBelief, {"beta1": 0.9}, "beta1"),
         (WarmupDecay, {"total_steps": 0}, "total_steps must be a finite number, at least 1, got 0"),
         (WarmupDecay, {"warmup_proportion": 2}, "warmup_proportion"),
+        *(
+            (cls, {name: "no"}, f"{name} must be True or False, got 'no'")
+            for cls in (AdaBelief, AdaBeliefW, RangerAdaBelief)
+            for name in sorted(FLAGS & inspect.signature(cls).parameters.keys())
+        ),
     ],
 )
 def test_errors(cls, options, message):

@@ -1,6 +1,8 @@
-"""A step is the reference's, for every mix of options, compiled and not."""
+"""A step is the reference's, for every mix of options: in single or double precision, traced or not, by turns."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import keras
 import pytest
@@ -17,7 +19,7 @@ from tests.keras.checks.common import (
     named,
     new_variables,
 )
-from tests.mixes import DEFAULTS
+from tests.mixes import DEFAULTS, share
 
 pytestmark = QUIET
 
@@ -27,55 +29,41 @@ def test_import_loads_no_other_framework():
 
 
 @pytest.fixture
-def float64():
+def floats(dtype):
     floatx = keras.config.floatx()
     if BACKEND == "jax":
         import jax
 
-        jax.config.update("jax_enable_x64", True)
-    keras.config.set_floatx("float64")
+        jax.config.update("jax_enable_x64", dtype == "float64")
+    keras.config.set_floatx(dtype)
     yield
     keras.config.set_floatx(floatx)
     if BACKEND == "jax":
         jax.config.update("jax_enable_x64", False)
 
 
-def many_steps(mix: str, dtype: str) -> None:
+WAYS = [*product(("float32", "float64"), (False, True))]
+
+
+@pytest.mark.usefixtures("floats")
+@pytest.mark.parametrize(
+    ("mix", "dtype", "traced"),
+    [(mix, *way) for i, way in enumerate(WAYS) for mix in share(MIXES, i, of=len(WAYS))],
+    ids=lambda x: {False: "eager", True: "traced"}.get(x, x),
+)
+def test_many_steps(mix, dtype, traced):
     """More than any option needs to take part: rectified steps, Lookahead in every sixth step."""
     name, options = MIXES[mix]
     cls, arguments = named(name, options)
     optimizer, traces = cls(**arguments), []
     variables = new_variables(dtype)
-    apply = compiled(optimizer, traces)
+    apply = compiled(optimizer, traces) if traced else None
     optimizer.build(variables)
     outputs_last = {"gc_outputs_last": True} if name == "RangerAdaBelief" else {}
     reference = Reference(optimizer, variables, options=DEFAULTS[name] | outputs_last | options)
     for t in range(20):
         reference.step(gradients(t), apply=apply)
-    assert len(traces) == (BACKEND != "torch")
-
-
-def share(which: int) -> list[str]:
-    """All mixes, or half of them in each type where they have to be compiled."""
-    return [mix for i, mix in enumerate(MIXES) if BACKEND == "torch" or (i + i // 2) % 2 == which]
-
-
-@pytest.mark.parametrize("mix", share(0))
-def test_many_steps(mix):
-    many_steps(mix, "float32")
-
-
-@pytest.mark.parametrize("mix", share(1))
-def test_many_steps_float64(mix, float64):
-    many_steps(mix, "float64")
-
-
-@pytest.mark.parametrize("mix", ["AdaBelief-coupled-waiting-amsgrad", "Ranger-coupled-step-first"])
-def test_eager(mix):
-    cls, arguments = named(*MIXES[mix])
-    reference = Reference(cls(**arguments), new_variables())
-    for t in range(8):
-        reference.step(gradients(t))
+    assert len(traces) == (traced and BACKEND != "torch")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import keras
 import numpy as np
 import pytest
@@ -20,12 +22,17 @@ from tests.keras.checks.common import (
     new_variables,
     number,
 )
+from tests.mixes import ALL_WAYS
 
 pytestmark = QUIET
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
-@pytest.mark.parametrize("cls", [AdaBelief, RangerAdaBelief])
+POLICIES = [(AdaBelief, "mixed_float16"), (RangerAdaBelief, "mixed_bfloat16"), (AdaBelief, "bfloat16")]
+if ALL_WAYS:
+    POLICIES = [*product((AdaBelief, RangerAdaBelief), ("mixed_float16", "mixed_bfloat16", "bfloat16"))]
+
+
+@pytest.mark.parametrize(("cls", "policy"), POLICIES)
 def test_fit_under_policies(cls, policy):
     model = new_model(policy)
     model.compile(cls(1e-2, epsilon=1e-12), "mse")

@@ -2,13 +2,12 @@
 
 A way is a choice of policy, arguments, compilation and distribution. `make test` takes those that depart from the plain
 one in one choice, with the embedding (whose model has dense layers too) and without torch.compile of a whole step,
-which takes a minute a piece; ADABELIEF_ALL_WAYS=1 takes every combination.
+which takes a minute a piece; `make test-all` takes every combination.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from typing import Any, NamedTuple
@@ -19,9 +18,9 @@ import pytest
 
 from adabelief.keras import AdaBelief, AdaBeliefW, RangerAdaBelief
 from tests.keras.checks.common import BACKEND, QUIET, Reference, array
+from tests.mixes import ALL_WAYS as ALL
 
 pytestmark = QUIET
-ALL = os.environ.get("ADABELIEF_ALL_WAYS") == "1"
 
 POLICIES = ("float32", "mixed_float16")
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -236,6 +236,11 @@ def test_another_search_of_the_same_name_is_refused(change, words):
         ({"sampler": "halton"}, "sampler: there is no 'halton' here; there are qmc, tpe, grid, random"),
         ({"direction": "up"}, "direction: there is no 'up' here; there are maximize, minimize"),
         ({"engine": "spark"}, "engine: there is no 'spark' here; there are processes, ray"),
+        ({"engine": 3}, "engine: there is no 3 here; there are processes, ray"),
+        ({"out": 3}, "out must be a path, text or pathlib.Path, got 3"),
+        ({"storage": None}, "storage must be a path, text or pathlib.Path, got None"),
+        ({"name": 3}, "name must be text that is not empty, got 3"),
+        ({"prune": "no"}, "prune must be True or False, got 'no'"),
     ],
 )
 def test_arguments_are_refused_by_name(change, message):

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from adabelief.lab import tune
 from adabelief.lab.analysis.runs import load
 from adabelief.lab.engine.folder import RunFolder
-from adabelief.lab.search import workers
+from adabelief.lab.engine.workers import process_context
 from adabelief.lab.search.conditions import Conditions
 from adabelief.lab.search.search import FINISHED, Search
 from adabelief.lab.search.space import space
@@ -25,6 +25,7 @@ from adabelief.lab.search.store import Store
 from adabelief.lab.search.trial import search_of
 from adabelief.lab.search.tune import conduct
 from adabelief.lab.search.work import work
+from adabelief.lab.search.workers import PRELOAD
 from tests.lab.running import equal, numbers, weights
 from tests.lab.search import servers
 from tests.lab.search.objectives import Gone, Killed, Orphaned, distance, endless, refusing
@@ -73,7 +74,7 @@ def test_three_workers_of_which_one_is_killed_find_what_one_finds(console):
 
 
 def test_a_search_whose_process_was_killed_goes_on_at_once(console):
-    process = workers._context().Process(target=tune, args=(endless, ARM), kwargs={"trials": 2, "out": "out"})
+    process = process_context(PRELOAD).Process(target=tune, args=(endless, ARM), kwargs={"trials": 2, "out": "out"})
     process.start()
     while not Path("out/begun").exists():
         assert process.is_alive()
@@ -86,7 +87,7 @@ def test_a_search_whose_process_was_killed_goes_on_at_once(console):
 
 def test_a_worker_ends_with_the_process_that_it_works_for():
     one = Search(name="one", space=space(ARM), objective=endless, direction="minimize", trials=1, out=Path.cwd())
-    process = workers._context().Process(target=work, args=(one,), kwargs={"parent": Orphaned()})
+    process = process_context(PRELOAD).Process(target=work, args=(one,), kwargs={"parent": Orphaned()})
     process.start()
     process.join(timeout=120)
     assert process.exitcode == 1

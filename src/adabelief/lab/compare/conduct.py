@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 from rich.console import Console
@@ -25,14 +28,41 @@ class Budget(NamedTuple):
         search: Runs of its search.
         finals: Runs of its finals.
         left: How many of both are not finished.
-        seconds: Of its first run.
+        run: Seconds of a run, as the arms' means have it.
+        seconds: Of all runs that are left, one after another.
     """
 
     workload: Workload
     search: int
     finals: int
     left: int
+    run: float
     seconds: float
+
+
+class Costs:
+    """The seconds that runs take, by workload and arm, as far as some are finished: a rival may cost twice as much."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def note(self, trial: Trial, seconds: float = 0.0) -> None:
+        """Reads what a finished run took, or at least so many `seconds`."""
+        result = RunFolder(self._out / trial.folder).read_result()
+        seconds = max(seconds, float(result["run_seconds"]) if result else 0.0)
+        if seconds:
+            self._seconds[trial.workload.name][trial.arm].append(seconds)
+
+    def of(self, workload: Workload, arm: str | None = None) -> float | None:
+        """The mean of an arm's runs; where it has none, or none is named, that of the others; None where nobody has."""
+        known = {name: mean(seconds) for name, seconds in self._seconds[workload.name].items()}
+        return known[arm] if arm in known else mean(known.values()) if known else None
+
+    def left(self, workload: Workload, runs: Mapping[str, int]) -> float | None:
+        """The seconds of so many runs of each arm, one after another; None where nothing is known of them."""
+        seconds = [(n, self.of(workload, arm)) for arm, n in runs.items() if n]
+        return None if any(each is None for _, each in seconds) else sum(n * each for n, each in seconds if each)
 
 
 def conduct(plan: Plan, place: Place, *, workers: int, console: Console) -> None:
@@ -53,29 +83,37 @@ def conduct(plan: Plan, place: Place, *, workers: int, console: Console) -> None
     runs = sum(len(trials) + len(plan.seeds) * len(trials[0].workload.arms) for trials in listed)
     console.print(f"{plan.title}: {runs:,} runs. The first one of each workload is timed.", soft_wrap=True)
     console.print(table([_budget(plan, trials, place) for trials in listed], workers))
-    progress = Progress(plan, place, runs, console)
+    progress = Progress(plan, place, runs, workers, console)
     with shown(progress.line, console):
         if workers == 1:
             work.work(plan, place, tick=progress.tick)
         else:
-            work.hire(plan, place, workers, progress.tick)
+            work.share(plan, place, workers, progress.tick)
     progress.tick()
 
 
 def _budget(plan: Plan, trials: Sequence[Trial], place: Place) -> Budget:
     """The budget of a workload, whose first trial is run for it unless it has been."""
-    first, start = trials[0], time.perf_counter()
+    first, start, costs = trials[0], time.perf_counter(), Costs(place.out)
+    begins = not work.is_finished(first, place.out)
     work.run(first, place)
-    seconds = time.perf_counter() - start
-    result = RunFolder(place.out / first.folder).read_result()
-    if result:
-        seconds = max(seconds, float(result["run_seconds"]))
+    costs.note(first, time.perf_counter() - start if begins else 0.0)
     waiting = planned(plan, trials, place)
-    finals = len(plan.seeds) * len(first.workload.arms)
-    left = sum(not work.is_finished(trial, place.out) for trial in waiting) + max(
-        0, len(trials) + finals - len(waiting)
-    )
-    return Budget(first.workload, len(trials), finals, left, seconds)
+    done = {trial.folder for trial in waiting if work.is_finished(trial, place.out)}
+    for trial in waiting:
+        if trial is not first and trial.folder in done:
+            costs.note(trial)
+    runs, workload = left(plan, waiting, done), first.workload
+    counts = (len(trials), len(plan.seeds) * len(workload.arms), sum(runs.values()))
+    return Budget(workload, *counts, costs.of(workload) or 0.0, costs.left(workload, runs) or 0.0)
+
+
+def left(plan: Plan, waiting: Sequence[Trial], done: Container[Path]) -> Counter[str]:
+    """How many runs of each arm a workload has left; before its finals are known, they count as all of them."""
+    runs = Counter(trial.arm for trial in waiting if trial.folder not in done)
+    if waiting[-1].stage != FINALS:
+        runs.update({trial.arm: len(plan.seeds) for trial in waiting})
+    return runs
 
 
 def planned(plan: Plan, search: Sequence[Trial], place: Place) -> list[Trial]:
@@ -91,15 +129,15 @@ def table(budgets: Sequence[Budget], workers: int) -> Table:
     listed.add_column("workload", overflow="fold")
     for name in ("arms", "search", "finals", "left", "a run, s", "hours left"):
         listed.add_column(name, justify="right")
-    needed = [budget.left * budget.seconds / 3600 / workers for budget in budgets]
-    for budget, left in zip(budgets, needed, strict=True):
+    needed = [budget.seconds / 3600 / workers for budget in budgets]
+    for budget, time_left in zip(budgets, needed, strict=True):
         counts = (len(budget.workload.arms), budget.search, budget.finals, budget.left)
-        listed.add_row(budget.workload.name, *(f"{n:,}" for n in counts), f"{budget.seconds:.1f}", hours(left))
+        listed.add_row(budget.workload.name, *(f"{n:,}" for n in counts), f"{budget.run:.1f}", hours(time_left))
     if len(budgets) > 1:
         sums = (sum(b.search for b in budgets), sum(b.finals for b in budgets), sum(b.left for b in budgets))
         listed.add_row("all", "", *(f"{n:,}" for n in sums), "", hours(sum(needed)))
     listed.caption = (
-        f"with {workers} worker{'s' if workers > 1 else ''}, as long as other runs take what the first took"
+        f"with {workers} worker{'s' if workers > 1 else ''}, as long as arms without a finished run cost what others do"
     )
     listed.caption_justify, listed.caption_style = "left", ""
     return listed
@@ -113,22 +151,24 @@ def hours(number: float) -> str:
 class Progress:
     """Says how far a comparison is: a line that somebody shows, and without a terminal a line for every run."""
 
-    def __init__(self, plan: Plan, place: Place, runs: int, console: Console) -> None:
-        self._plan, self._place, self._runs, self._console = plan, place, runs, console
+    def __init__(self, plan: Plan, place: Place, runs: int, workers: int, console: Console) -> None:
+        self._plan, self._place, self._runs, self._workers, self._console = plan, place, runs, workers, console
         self.line = Line(plan.title)
         self._trials = [searches(plan, workload) for workload in plan.workloads]
-        self._start, self._told = time.perf_counter(), {trial.folder for trial in self._finished()}
-        self._before = len(self._told)
-        self._update(self._before)
+        self._costs = Costs(place.out)
+        self._told: set[Path] = set()
+        for trial in self._finished():
+            self._note(trial)
+        self._update()
 
     def tick(self) -> None:
         """Tells what is new."""
-        finished = self._finished()
-        self._update(len(finished))
-        for trial in finished:
-            if trial.folder not in self._told and not self._console.is_terminal:
-                self._console.print(f"{len(self._told) + 1}/{self._runs} {trial.folder}", soft_wrap=True)
-            self._told.add(trial.folder)
+        for trial in self._finished():
+            if trial.folder not in self._told:
+                self._note(trial)
+                if not self._console.is_terminal:
+                    self._console.print(f"{len(self._told)}/{self._runs} {trial.folder}", soft_wrap=True)
+        self._update()
 
     def _finished(self) -> list[Trial]:
         for i, trials in enumerate(self._trials):
@@ -136,8 +176,14 @@ class Progress:
                 self._trials[i] = planned(self._plan, trials, self._place)
         return [trial for trials in self._trials for trial in trials if work.is_finished(trial, self._place.out)]
 
-    def _update(self, done: int) -> None:
-        self.line.share = done / max(1, self._runs)
-        self.line.facts = [f"run {done:,} of {self._runs:,}"]
-        if done > self._before:
-            self.line.left = (time.perf_counter() - self._start) / (done - self._before) * (self._runs - done)
+    def _note(self, trial: Trial) -> None:
+        self._told.add(trial.folder)
+        self._costs.note(trial)
+
+    def _update(self) -> None:
+        self.line.share = len(self._told) / max(1, self._runs)
+        self.line.facts = [f"run {len(self._told):,} of {self._runs:,}"]
+        seconds = [
+            self._costs.left(trials[0].workload, left(self._plan, trials, self._told)) for trials in self._trials
+        ]
+        self.line.left = None if None in seconds else sum(each for each in seconds if each) / self._workers

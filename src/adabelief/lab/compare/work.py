@@ -8,31 +8,23 @@ machines that share the folder, and the numbers stay the same.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import NamedTuple
 
 from adabelief.lab import files
 from adabelief.lab.compare.plan import Plan
 from adabelief.lab.compare.trials import FAILURE, FINALS, Trial, finals, read, searches, winners
 from adabelief.lab.console import silent_console
 from adabelief.lab.engine import session
-from adabelief.lab.engine.machine import keep_memory
 from adabelief.lab.engine.observers import HoldingBack
+from adabelief.lab.engine.workers import hire
 
 POLL = 0.3
 """Seconds between two looks at what others are at."""
-
-REPLACED = 10
-"""So many workers that were killed are replaced, for each that there is."""
 
 
 class Place(NamedTuple):
@@ -102,83 +94,20 @@ def _finish(trials: Sequence[Trial], place: Place, tick: Callable[[], None]) -> 
             time.sleep(POLL)
 
 
-def hire(plan: Plan, place: Place, workers: int, tick: Callable[[], None]) -> None:
+def share(plan: Plan, place: Place, workers: int, tick: Callable[[], None]) -> None:
     """Has several processes work; one that is killed is replaced.
 
     Raises:
         ValueError: If a run is refused.
         OSError: If data cannot be read or a file cannot be written.
-        ChildProcessError: If too many are killed.
+        ChildProcessError: If a worker ends by anything else, or too many are killed.
     """
-    context = _context()
-    running: dict[int, tuple[BaseProcess, Connection]] = {}
-    killed = 0
-
-    def start(i: int) -> None:
-        errors, theirs = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_worker, args=(plan, place, max(1, torch.get_num_threads() // workers), theirs)
-        )
-        process.start()
-        theirs.close()
-        running[i] = process, errors
-
-    with _ended(running):
-        for i in range(workers):
-            start(i)
-        while running:
-            time.sleep(POLL)
-            tick()
-            for i, (process, errors) in [(i, found) for i, found in running.items() if not found[0].is_alive()]:
-                process.join()
-                del running[i]
-                if process.exitcode == 0:
-                    continue
-                if errors.poll():
-                    with suppress(EOFError):  # of one that was killed
-                        raise errors.recv()
-                killed += 1
-                if killed > REPLACED * workers:
-                    raise ChildProcessError(
-                        f"--workers {workers}: {killed} of them were ended from outside, the last by exit code "
-                        f"{process.exitcode}; is there memory for as many? The same command goes on"
-                    )
-                start(i)
+    hire(partial(_work, plan, place), workers, preload=[__name__], tick=tick)
 
 
-def _worker(plan: Plan, place: Place, threads: int, errors: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
-    torch.set_num_threads(threads)
-    keep_memory()
-    parent = multiprocessing.parent_process()
-
+def _work(plan: Plan, place: Place, parent: BaseProcess | None) -> None:
     def tick() -> None:
         if parent is not None and not parent.is_alive():
             raise SystemExit
 
-    try:
-        work(plan, place, tick=tick)
-    except (ValueError, OSError, ImportError) as error:
-        errors.send(type(error)(*error.args))
-        raise SystemExit(1) from None
-
-
-def _context() -> Any:
-    """How processes are started: from one that has imported everything, where there is such a thing."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-@contextmanager
-def _ended(running: dict[int, tuple[BaseProcess, Connection]]) -> Iterator[None]:
-    """Ends the workers that still run: what they are at goes on from its checkpoint."""
-    try:
-        yield
-    finally:
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.join()
+    work(plan, place, tick=tick)

@@ -13,7 +13,7 @@ from adabelief.lab.search import ENGINES, SAMPLERS, watch, workers
 from adabelief.lab.search.search import DIRECTIONS, Objective, Outcome, Search, ranked
 from adabelief.lab.search.space import Space, Tables, read, space
 from adabelief.names import one_of
-from adabelief.options import K, check
+from adabelief.options import K, check, check_path, is_flag
 
 
 def tune(
@@ -26,7 +26,7 @@ def tune(
     seed: int = 0,
     prune: bool = False,
     out: Path | str = "tune",
-    storage: str = "",
+    storage: Path | str = "",
     name: str = "tune",
     workers: int = 1,
     engine: str = "processes",
@@ -73,6 +73,10 @@ def tune(
     """
     if not callable(objective):
         raise ValueError(f"objective must be a function of a Trial, got {objective!r}")
+    if not (isinstance(name, str) and name):
+        raise ValueError(f"name must be text that is not empty, got {name!r}")
+    if not is_flag(prune):
+        raise ValueError(f"prune must be True or False, got {prune!r}")
     return conduct(
         Search(
             name=name,
@@ -80,8 +84,8 @@ def tune(
             objective=objective,
             direction=one_of("direction", direction, DIRECTIONS),
             trials=trials,
-            out=Path(out).absolute(),
-            storage=storage,
+            out=check_path("out", out).absolute(),
+            storage=storage if isinstance(storage, str) else str(check_path("storage", storage)),
             sampler=one_of("sampler", sampler, SAMPLERS),
             seed=seed,
             prune=prune,

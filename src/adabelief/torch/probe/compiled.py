@@ -48,7 +48,7 @@ def _probe(tick: Tensor, *columns_and_handle: Any) -> None:
 
 
 # Not by `torch.library.custom_op`: what that wraps around an operator takes longer than 180 tensors take to be passed.
-_LIBRARY = torch.library.Library("adabelief", "FRAGMENT")
+_LIBRARY: Any = torch.library.Library("adabelief", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "probe(Tensor(a!) tick, Tensor[] params, Tensor[] grads, Tensor[] m, Tensor[] s, Tensor[] steps, int handle) -> ()"
 )

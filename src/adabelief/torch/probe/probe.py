@@ -10,14 +10,13 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adabelief.options import K, check
+from adabelief.options import K, check, check_path
 from adabelief.torch import internals
 from adabelief.torch.probe import compiled, show
 from adabelief.torch.probe.measure import Layer, Measured, describe, flags, measured, verdict
@@ -70,7 +69,7 @@ class Probe:
         writer: TensorBoard's `SummaryWriter`, or what else has `add_scalar(name, value, step)`.
 
     Raises:
-        ValueError: If `every` or `sample` is no whole number from 1 upwards.
+        ValueError: If `every` or `sample` is no whole number from 1 upwards, or `jsonl` is no path.
         TypeError: For an optimizer that it cannot read, and for names that are none.
         FileNotFoundError: If there is no folder for the file.
 
@@ -118,9 +117,10 @@ class Probe:
         self.looks = 0
         """How often it has looked."""
         self._names = _names(named_parameters)
-        if jsonl is not None and not Path(jsonl).absolute().parent.is_dir():  # the first look may be hours away
-            raise FileNotFoundError(f"jsonl={str(jsonl)!r}: there is no folder {Path(jsonl).parent}; make it")
-        self._sample, self._jsonl, self._writer = int(sample), jsonl, writer
+        file = None if jsonl is None else check_path("jsonl", jsonl)
+        if file and not file.absolute().parent.is_dir():  # the first look may be hours away
+            raise FileNotFoundError(f"jsonl={str(jsonl)!r}: there is no folder {file.parent}; make it")
+        self._sample, self._jsonl, self._writer = int(sample), file, writer
         self._indices: dict[Any, Tensor] = {}
         self._layers: list[Layer] | None = None
         self._pending, self._due = False, False
@@ -195,7 +195,7 @@ class Probe:
         """
         figure = show.picture(self.report())
         if path is not None:
-            figure.savefig(path)
+            figure.savefig(check_path("path", path))
         return figure
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -272,7 +272,8 @@ class Probe:
 
 def _names(given: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None) -> dict[int, str]:
     """The name of each parameter, by its id; as it is without torch.compile."""
-    pairs = [*(given.items() if isinstance(given, Mapping) else given or ())]
+    given = given.items() if isinstance(given, Mapping) else given or ()
+    pairs = [*given] if isinstance(given, Iterable) else [given]
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(
