@@ -53,7 +53,9 @@ def library(name, source, headers=()):
 setup(
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
     ext_modules=[
-        library("adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", ["codes.h", "threads.h", "types.h"]),
+        library(
+            "adabelief.kernels._cpu", "src/adabelief/kernels/cpu.c", ["codes.h", "threads.h", "tiles.h", "types.h"]
+        ),
         library("adabelief.torch._proof", "src/adabelief/torch/proof.c"),
     ],
 )

@@ -71,10 +71,11 @@ def device_name(interpret: bool) -> str:
     if interpret:
         from triton.language import standard
 
-        from adabelief.kernels import gpu_rule
+        from adabelief.kernels import gpu_codes, gpu_rule
 
         launch.KERNELS["cpu"] = launch.OnGpu, lambda: None
-        gpu_rule._add = standard._sum_combine  # the interpreter sums that by NumPy, and ours one by one
+        # the interpreter adds up and compares by NumPy what it knows, and ours one by one
+        gpu_rule._add, gpu_codes._most = standard._sum_combine, standard._elementwise_max
         return "cpu"
     return "cuda"
 

@@ -13,10 +13,10 @@ from torch import nn
 import adabelief.torch.functional as functional
 from adabelief.torch import launch, release
 from tests.torch.cases import OURS, same
+from tests.torch.released import KINDS, states_equal
+from tests.torch.released import Net as Large
+from tests.torch.released import train as train_released
 from tests.torch.test_distributed import fsdp2, needs_distributed, start, whole
-from tests.torch.test_release import KINDS, states_equal
-from tests.torch.test_release import Net as Large
-from tests.torch.test_release import train as train_released
 
 FORMS = {cls.__name__: (cls, form) for cls, form in functional.FORMS.items()}
 STEPS = 8

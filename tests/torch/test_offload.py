@@ -11,12 +11,10 @@ from torch import nn
 
 from adabelief import AdaBelief, AdaBeliefW, RangerAdaBelief
 from adabelief.torch import launch, offload, release
-from adabelief.torch.offload import CPU
-from tests.torch.cases import IMPLEMENTATIONS, OURS, parameters, same
+from tests.torch.cases import IMPLEMENTATIONS, parameters, same
+from tests.torch.released import KINDS, Net, groups, states_equal
 from tests.torch.test_distributed import fsdp2, needs_distributed
-from tests.torch.test_release import KINDS, Net, groups, mesh, states_equal  # noqa: F401
-
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+from tests.torch.test_release import mesh  # noqa: F401
 
 
 def train(net, optimizer, steps=4, begin=0, max_norm=0.5):
@@ -180,48 +178,3 @@ def test_distributed_parameters_are_refused(mesh):  # noqa: F811
     fsdp2(net, mesh)
     with pytest.raises(ValueError, match="CPUOffloadPolicy"):
         offload(AdaBeliefW(net.parameters()))
-
-
-@on_gpu
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cls", OURS)
-def test_on_a_gpu(cls, kind):
-    """The weights are the CPU's to the bit, for the same gradients; state and its checkpoint stay where they are."""
-    dtype, options = KINDS[kind]
-    sides = [[p for p in Net(dtype).to(device).parameters() if p.requires_grad] for device in ("cuda", "cpu")]
-    optimizers = [cls(side, lr=0.01, **options) for side in sides]
-    handle = offload(optimizers[0], batch_mib=0.06)
-    for seed in range(8):
-        generator = torch.Generator().manual_seed(seed)
-        for p, q in zip(*sides, strict=True):
-            q.grad = torch.randn(q.shape, generator=generator).to(dtype)
-            p.grad = q.grad.cuda()
-        for optimizer in optimizers:
-            optimizer.step()
-        if seed == 3:
-            optimizers[0].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
-        assert same([p.cpu() for p in sides[0]], sides[1])  # the copies back are ordered before this
-    states_equal(*optimizers)
-    assert all(x.device == CPU for entry in optimizers[0].state.values() for x in entry.values())
-    assert all(q.is_pinned() for batch in handle._batches for q in batch.copies)
-    handle.remove()
-    moved = [x for entry in optimizers[0].state.values() for name, x in entry.items() if name != "step"]
-    assert all(x.is_cuda for x in moved)
-    optimizers[0].step()
-
-
-@on_gpu
-def test_on_a_gpu_the_state_takes_no_memory_there():
-    params = [nn.Parameter(torch.zeros(2**20, device="cuda")) for _ in range(64)]
-    for p in params:
-        p.grad = torch.ones_like(p)
-    optimizer = AdaBelief(params)
-    offload(optimizer, batch_mib=16)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    optimizer.step()
-    torch.cuda.synchronize()
-    assert torch.cuda.max_memory_allocated() == before
-    optimizer.load_state_dict(optimizer.state_dict())
-    assert torch.cuda.max_memory_allocated() == before

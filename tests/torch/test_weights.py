@@ -135,21 +135,58 @@ def test_resume_is_bitwise(way, implementation, tmp_path):
     torch.testing.assert_close(optimizer.state_dict()["state"], other.state_dict()["state"], rtol=0, atol=0)
 
 
+def swap(p, x):
+    p.data = x
+
+
+WRITERS = {
+    "copy_": lambda params, xs: [p.copy_(x) for p, x in zip(params, xs, strict=True)],
+    "load_state_dict": lambda params, xs: nn.ParameterList(params).load_state_dict(
+        {str(i): x for i, x in enumerate(xs)}
+    ),
+    "data": lambda params, xs: [swap(p, x.clone()) for p, x in zip(params, xs, strict=True)],
+    "foreach": lambda params, xs: torch._foreach_copy_(params, xs),
+}
+"""Ways of writing xs into parameters between steps."""
+
+
 @of_every_implementation
 @pytest.mark.parametrize("bits", [24, 32])
-def test_a_weight_that_someone_else_writes_wins(bits, implementation):
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_weight_that_someone_else_writes_wins(writer, bits, implementation):
     params = parameters()
     optimizer = made(AdaBelief, params, implementation, master_weight_bits=bits)
     for seed in range(2):
         set_gradients(params, seed)
         optimizer.step()
     with torch.no_grad():
-        for i, p in enumerate(params):
-            p.copy_(torch.zeros_like(p) if i == 0 else -3 * p)
-    written = [p.detach().float().clone() for p in params]
+        xs = [torch.zeros_like(p) if i == 0 else -3 * p for i, p in enumerate(params)]
+        WRITERS[writer](params, xs)
     optimizer.param_groups[0]["lr"] = 0.0
     optimizer.step()
-    assert all(torch.equal(p.float(), x) for p, x in zip(params, written, strict=True))
+    assert all(torch.equal(p, x) for p, x in zip(params, xs, strict=True))
+
+
+@of_every_implementation
+@pytest.mark.parametrize("bits", [24, 32])
+@pytest.mark.parametrize("model_first", [True, False])
+def test_model_and_optimizer_are_loaded_in_either_order(model_first, bits, implementation):
+    params, twins = parameters(), parameters()
+    optimizer, other = (made(AdaBelief, each, implementation, master_weight_bits=bits) for each in (params, twins))
+    for seed in range(2):
+        set_gradients(params, seed)
+        optimizer.step()
+        set_gradients(twins, seed + 9)
+        other.step()
+    model, saved = copy.deepcopy((nn.ParameterList(params).state_dict(), optimizer.state_dict()))
+    loads = [lambda: nn.ParameterList(twins).load_state_dict(model), lambda: other.load_state_dict(saved)]
+    for load in loads if model_first else loads[::-1]:
+        load()
+    for each, its in ((optimizer, params), (other, twins)):
+        set_gradients(its, 2)
+        each.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, twins, strict=True))
+    torch.testing.assert_close(optimizer.state_dict()["state"], other.state_dict()["state"], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 24), (24, 32), (32, 24), (32, None)])

@@ -8,7 +8,8 @@
  *     slow <- slow + alpha (p - slow), p <- slow                                        (where Lookahead is due)
  *
  * where from g, or else from what is cut, the mean of its row is taken, of steps that of the cut ones (if it is centralized).
- * Half-precision parameters are computed in float, with float state, and rounded once, to nearest even.
+ * Half-precision parameters are computed in float, with float state, and rounded once, to nearest even: by the tile, as what is
+ * in codes is (tiles.h).
  * Every loop below is written so that the compiler vectorises it, for each of several instruction sets; which of them
  * runs is chosen when the library is loaded.
  */
@@ -37,6 +38,17 @@
 #define INLINE static inline
 #endif
 
+#define ALIGNED _Alignas(64) /* as a register and a cache line are */
+
+/* Before a loop over arrays that do not overlap: it does without the compiler's own look at their addresses. */
+#if defined(__clang__)
+#define APART _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define APART _Pragma("GCC ivdep")
+#else
+#define APART
+#endif
+
 /* The lists of kernels/layout.py, which compares them when the library is loaded. */
 #define COLUMNS(X)                                                                                                     \
     X(p) X(g) X(m) X(s) X(s_max) X(slow) X(rest) X(m_exponents) X(s_exponents) X(s_max_exponents)                              \
@@ -61,7 +73,7 @@ typedef struct {
 
 enum { AMSGRAD = 1, LOOKAHEAD = 2, CENTRALIZED_STEPS = 4 }; /* the last: of rows, instead of gradients */
 enum { M_HALF = 8, M_CODES = 16, S_HALF = 32, S_CODES = 64, P_DITHERED = 128, P_24 = 256, P_32 = 512 };
-enum { WIDENED = P_DITHERED | P_24 | P_32, CODED = M_HALF | M_CODES | S_HALF | S_CODES | WIDENED };
+enum { CODED = M_HALF | M_CODES | S_HALF | S_CODES | P_DITHERED | P_24 | P_32 };
 enum { BLOCK = 256 };
 static const uint32_t DITHER_A = 0x9E3779B1u, DITHER_B = 0x61C88647u;
 
@@ -73,23 +85,24 @@ EXPORT const char *adabelief_layout(void) {
 
 #define MAX_OF(x, y) ((x) > (y) || (x) != (x) ? (x) : (y)) /* nan wins, as in torch.maximum */
 
-/* One tensor's arrays, and the scalars. T: the parameter's type; R: the type of state and arithmetic. */
-#define OPERANDS(T, R)                                                                                                 \
-    T *restrict p = (T *)(intptr_t)tensor->p;                                                                          \
-    const T *restrict g = (const T *)(intptr_t)tensor->g;                                                              \
+/* One tensor's arrays, and the scalars, in R, the type of all arithmetic; `usual` ones leave g as it is and cut nothing. */
+#define OPERANDS(R, usual)                                                                                             \
+    R *restrict p = (R *)(intptr_t)tensor->p;                                                                          \
+    const R *restrict g = (const R *)(intptr_t)tensor->g;                                                              \
     R *restrict m = (R *)(intptr_t)tensor->m, *restrict s = (R *)(intptr_t)tensor->s;                                  \
     R *restrict s_max = (R *)(intptr_t)tensor->s_max, *restrict slow = (R *)(intptr_t)tensor->slow;                    \
-    const R gain = (R)c->gain, shrink = (R)c->shrink, l2 = (R)c->l2, mean_gain = (R)c->mean_gain;                      \
-    const R beta2 = (R)c->beta2, belief_gain = (R)c->belief_gain, eps = (R)c->eps, step_size = (R)c->step_size;        \
-    const R root_scale = (R)c->root_scale, offset = (R)c->offset, bound = (R)c->bound, alpha = (R)c->alpha;            \
+    const R gain = usual ? 1 : (R)c->gain, l2 = usual ? 0 : (R)c->l2, bound = (R)c->bound;                             \
+    const R shrink = (R)c->shrink, mean_gain = (R)c->mean_gain, beta2 = (R)c->beta2, eps = (R)c->eps;                  \
+    const R belief_gain = (R)c->belief_gain, step_size = (R)c->step_size, root_scale = (R)c->root_scale;               \
+    const R offset = (R)c->offset, alpha = (R)c->alpha;                                                                \
     (void)m, (void)s, (void)s_max, (void)slow, (void)mean_gain, (void)beta2, (void)belief_gain, (void)eps;             \
     (void)step_size, (void)root_scale, (void)offset, (void)bound, (void)alpha;
 
 /* The rule for element i, in three parts. Without coupled decay p takes no part in the gradient: 0 times an infinite one
  * would be nan. */
-#define GRADIENT(T, R)                                                                                                 \
-    R p_i = load_##T(p[i]) * shrink;                                                                                   \
-    R g_i = load_##T(g[i]) * gain;                                                                                     \
+#define GRADIENT(R)                                                                                                    \
+    R p_i = p[i] * shrink;                                                                                             \
+    R g_i = g[i] * gain;                                                                                               \
     if (l2 != 0) g_i += l2 * p_i;
 #define MOMENTS(R)                                                                                                     \
     R d = g_i - m[i];                                                                                                  \
@@ -99,39 +112,42 @@ EXPORT const char *adabelief_layout(void) {
 #define STEP(SQRT) (m_i / (SQRT(s_i) * root_scale + offset))
 
 /* The elements [from, to) of one tensor. */
-#define DEFINE_UPDATE(NAME, T, R, SQRT, amsgrad, lookahead)                                                            \
+#define DEFINE_UPDATE(NAME, R, SQRT, amsgrad, lookahead, usual)                                                        \
     CLONES static void NAME(const Tensor *tensor, const Scalars *c, double mean_of_g, double mean_of_steps,            \
                             int64_t from, int64_t to) {                                                                \
-        OPERANDS(T, R)                                                                                                 \
-        const R g_mean = (R)mean_of_g, step_mean = (R)mean_of_steps;                                                   \
+        OPERANDS(R, usual)                                                                                             \
+        const R g_mean = usual ? 0 : (R)mean_of_g, step_mean = usual ? 0 : (R)mean_of_steps;                           \
+        APART                                                                                                          \
         for (int64_t i = from; i < to; i++) {                                                                          \
-            GRADIENT(T, R)                                                                                             \
+            GRADIENT(R)                                                                                                \
             g_i -= g_mean;                                                                                             \
             MOMENTS(R)                                                                                                 \
             m[i] = m_i, s[i] = s_i;                                                                                    \
             if (amsgrad) s_i = s_max[i] = MAX_OF(s_max[i], s_i);                                                       \
             R step = STEP(SQRT) - step_mean;                                                                           \
-            CUT(step)                                                                                                  \
+            if (!usual) {                                                                                              \
+                CUT(step)                                                                                              \
+            }                                                                                                          \
             p_i -= step_size * step;                                                                                   \
             if (lookahead) p_i = slow[i] = slow[i] + alpha * (p_i - slow[i]);                                          \
-            p[i] = store_##T(p_i);                                                                                     \
+            p[i] = p_i;                                                                                                \
         }                                                                                                              \
     }
 
 /* The sum of TERM, which sets x, over [from, to); in double, in lanes: it vectorises without reordering. */
-#define DEFINE_SUM(NAME, T, R, SQRT, TERM)                                                                             \
+#define DEFINE_SUM(NAME, R, SQRT, TERM)                                                                                \
     CLONES static double NAME(const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {                      \
-        OPERANDS(T, R)                                                                                                 \
+        OPERANDS(R, 0)                                                                                                 \
         double lanes[16] = {0}, sum = 0;                                                                               \
         int64_t whole = from + (to - from) / 16 * 16;                                                                  \
         for (int64_t begin = from; begin < whole; begin += 16)                                                         \
             for (int64_t i = begin; i < begin + 16; i++) {                                                             \
-                GRADIENT(T, R)                                                                                         \
+                GRADIENT(R)                                                                                            \
                 TERM(R, SQRT)                                                                                          \
                 lanes[i - begin] += x;                                                                                 \
             }                                                                                                          \
         for (int64_t i = whole; i < to; i++) {                                                                         \
-            GRADIENT(T, R)                                                                                             \
+            GRADIENT(R)                                                                                                \
             TERM(R, SQRT)                                                                                              \
             sum += x;                                                                                                  \
         }                                                                                                              \
@@ -145,18 +161,19 @@ EXPORT const char *adabelief_layout(void) {
     R x = STEP(SQRT);                                                                                                  \
     CUT(x)
 
-#define DEFINE_TYPE(T, R, SQRT)                                                                                        \
-    DEFINE_UPDATE(update_##T, T, R, SQRT, 0, 0)                                                                        \
-    DEFINE_UPDATE(update_amsgrad_##T, T, R, SQRT, 1, 0)                                                                \
-    DEFINE_UPDATE(update_lookahead_##T, T, R, SQRT, 0, 1)                                                              \
-    DEFINE_UPDATE(update_amsgrad_lookahead_##T, T, R, SQRT, 1, 1)                                                      \
-    DEFINE_SUM(gradient_sum_##T, T, R, SQRT, GRADIENT_TERM)                                                            \
-    DEFINE_SUM(step_sum_##T, T, R, SQRT, STEP_TERM)
+#define DEFINE_UPDATES(R, SQRT, usual, name)                                                                           \
+    DEFINE_UPDATE(name##_##R, R, SQRT, 0, 0, usual)                                                                    \
+    DEFINE_UPDATE(name##_amsgrad_##R, R, SQRT, 1, 0, usual)                                                            \
+    DEFINE_UPDATE(name##_lookahead_##R, R, SQRT, 0, 1, usual)                                                          \
+    DEFINE_UPDATE(name##_amsgrad_lookahead_##R, R, SQRT, 1, 1, usual)
+#define DEFINE_TYPE(R, SQRT)                                                                                           \
+    DEFINE_UPDATES(R, SQRT, 0, update)                                                                                 \
+    DEFINE_UPDATES(R, SQRT, 1, usual)                                                                                  \
+    DEFINE_SUM(gradient_sum_##R, R, SQRT, GRADIENT_TERM)                                                               \
+    DEFINE_SUM(step_sum_##R, R, SQRT, STEP_TERM)
 
-DEFINE_TYPE(float, float, sqrtf)
-DEFINE_TYPE(double, double, sqrt)
-DEFINE_TYPE(bfloat16_t, float, sqrtf)
-DEFINE_TYPE(float16_t, float, sqrtf)
+DEFINE_TYPE(float, sqrtf)
+DEFINE_TYPE(double, sqrt)
 
 /* What a step cannot be faster than: reads g, p, m, s and writes p, m, s, with no arithmetic to speak of. */
 CLONES static void traffic(const Tensor *tensor, const Scalars *c, double mean_of_g, double mean_of_steps, int64_t from,
@@ -174,85 +191,50 @@ CLONES static void traffic(const Tensor *tensor, const Scalars *c, double mean_o
 typedef void Update(const Tensor *, const Scalars *, double, double, int64_t, int64_t);
 typedef double Sum(const Tensor *, const Scalars *, int64_t, int64_t);
 
-/* What there is for a type of p and g: `updates` by the flags AMSGRAD and LOOKAHEAD. */
+/* What there is for a type of arithmetic: updates by the flags AMSGRAD and LOOKAHEAD, of any scalars and of usual ones. */
 typedef struct {
-    int64_t item;
-    Update *updates[4];
+    Update *updates[4], *usual[4];
     Sum *gradient_sum, *step_sum;
 } Kernel;
 
-#define KERNEL(T)                                                                                                      \
-    {sizeof(T),                                                                                                        \
-     {update_##T, update_amsgrad_##T, update_lookahead_##T, update_amsgrad_lookahead_##T},                             \
-     gradient_sum_##T,                                                                                                 \
-     step_sum_##T}
+#define NAMED(name, R) {name##_##R, name##_amsgrad_##R, name##_lookahead_##R, name##_amsgrad_lookahead_##R}
+#define KERNEL(R) {NAMED(update, R), NAMED(usual, R), gradient_sum_##R, step_sum_##R}
 
+enum { FLOAT, DOUBLE, BFLOAT16, FLOAT16, TRAFFIC }; /* types of p and g; narrow ones are stepped as float */
+#define MOVES {traffic, traffic, traffic, traffic}
 static const Kernel kernels[] = {
-    KERNEL(float), KERNEL(double), KERNEL(bfloat16_t), KERNEL(float16_t), {sizeof(float), {traffic}, NULL, NULL}};
-
-#include "codes.h"
+    KERNEL(float), KERNEL(double), KERNEL(float), KERNEL(float), {MOVES, MOVES, NULL, NULL}};
 
 enum { NO_SUM, GRADIENT_SUM, STEP_SUM };
 
-/* The elements [from, to) of a tensor; only their sum, where one is asked for. */
-static double plain(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, double g_mean,
-                    double step_mean, int64_t from, int64_t to, int sum) {
+/* The elements [from, to) of a tensor whose numbers are in place; only their sum, where one is asked for. */
+static double plain(int type, int flags, const Tensor *tensor, const Scalars *c, double g_mean, double step_mean,
+                    int64_t from, int64_t to, int sum) {
+    const Kernel *kernel = &kernels[type];
     if (sum) return (sum == STEP_SUM ? kernel->step_sum : kernel->gradient_sum)(tensor, c, from, to);
-    kernel->updates[flags & (AMSGRAD | LOOKAHEAD)](tensor, c, g_mean, step_mean, from, to);
+    const int usual = c->gain == 1 && c->l2 == 0 && g_mean == 0 && step_mean == 0 && c->bound == HUGE_VAL;
+    (usual ? kernel->usual : kernel->updates)[flags & (AMSGRAD | LOOKAHEAD)](tensor, c, g_mean, step_mean, from, to);
     return 0;
 }
 
-/* The same where the state is in codes: the blocks that begin in [from, to), each as a tensor of its own on the stack. */
-CLONES static double coded(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, double g_mean,
-                    double step_mean, int64_t from, int64_t to, int sum) {
-    float m[BLOCK], s[BLOCK], s_max[BLOCK], p[BLOCK], g[BLOCK];
-    const int p_bits = flags & P_32 ? 32 : flags & P_24 ? 24 : 16;
-    const int m_bits = flags & M_CODES ? 8 : flags & M_HALF ? 16 : 32;
-    const int s_bits = flags & S_CODES ? 8 : flags & S_HALF ? 16 : 32;
-    const int64_t length = tensor->row_length, per_row = (length + BLOCK - 1) / BLOCK;
-    const uint32_t r = (uint32_t)tensor->first * DITHER_A + (uint32_t)(int64_t)c->t * DITHER_B;
-    double total = 0;
-    for (int64_t row = from / length; row * length < to; row++) {
-        const int64_t begin = row * length, end = begin + length;
-        int64_t k = from > begin ? (from - begin + BLOCK - 1) / BLOCK : 0;
-        for (Place place; place.at = begin + k * BLOCK, place.at < end && place.at < to; k++) {
-            place.block = row * per_row + k;
-            place.n = end - place.at < BLOCK ? end - place.at : BLOCK;
-            place.r = r + (uint32_t)place.at * DITHER_A;
-            Tensor tile = *tensor;
-            tile.p += place.at * kernel->item, tile.g += place.at * kernel->item;
-            tile.slow += tensor->slow ? place.at * (int64_t)sizeof(float) : 0;
-            tile.m = open_m(tensor->m, tensor->m_exponents, m_bits, &place, m);
-            tile.s = open_s(tensor->s, tensor->s_exponents, s_bits, &place, s);
-            tile.s_max = open_s(tensor->s_max, tensor->s_max_exponents, s_bits, &place, s_max);
-            if (flags & WIDENED) tile.g = widened(tile.g, g, (int)place.n);
-            if (flags & WIDENED) tile.p = open_p(tensor->p, tensor->rest, p_bits, &place, p);
-            total += plain(flags & WIDENED ? &kernels[0] : kernel, flags, &tile, c, g_mean, step_mean, 0, place.n, sum);
-            if (sum) continue;
-            if (flags & WIDENED) close_p(tensor->p, tensor->rest, p_bits, &place, p);
-            close_m(tensor->m, tensor->m_exponents, m_bits, &place, m);
-            close_s(tensor->s, tensor->s_exponents, s_bits, &place, s);
-            close_s(tensor->s_max, tensor->s_max_exponents, s_bits, &place, s_max);
-        }
-    }
-    return total;
-}
+#include "codes.h"
+#include "tiles.h"
 
-/* The elements [from, to) of a tensor; of one that is centralized the rows that begin there, of codes the blocks. */
-static void run(const Kernel *kernel, int flags, const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {
-    double (*const span)(const Kernel *, int, const Tensor *, const Scalars *, double, double, int64_t, int64_t, int) =
-        flags & CODED ? coded : plain;
+/* The elements [from, to) of a tensor; of one that is centralized the rows that begin there, of tiles the blocks. */
+static void run(int type, int flags, const Tensor *tensor, const Scalars *c, int64_t from, int64_t to) {
+    double (*const span)(int, int, const Tensor *, const Scalars *, double, double, int64_t, int64_t, int) =
+        flags & CODED || type == BFLOAT16 || type == FLOAT16 ? tiled : plain;
     if (!tensor->rows) {
-        span(kernel, flags, tensor, c, 0, 0, from, to, NO_SUM);
+        span(type, flags, tensor, c, 0, 0, from, to, NO_SUM);
         return;
     }
     int64_t length = tensor->elements / tensor->rows;
     for (int64_t row = (from + length - 1) / length; row * length < to; row++) {
         int64_t begin = row * length, end = begin + length;
         int steps = flags & CENTRALIZED_STEPS;
-        double sum = span(kernel, flags, tensor, c, 0, 0, begin, end, steps ? STEP_SUM : GRADIENT_SUM);
+        double sum = span(type, flags, tensor, c, 0, 0, begin, end, steps ? STEP_SUM : GRADIENT_SUM);
         double mean = sum / (double)length;
-        span(kernel, flags, tensor, c, steps ? 0 : mean, steps ? mean : 0, begin, end, NO_SUM);
+        span(type, flags, tensor, c, steps ? 0 : mean, steps ? mean : 0, begin, end, NO_SUM);
     }
 }
 
@@ -305,7 +287,7 @@ static void update(const Work *w, int64_t from, int64_t to) {
     for (int64_t i = holder(begins, w->n, from); i < w->n && begins[i] < to; i++) {
         int64_t begin = begins[i] > from ? begins[i] : from;
         int64_t end = begins[i + 1] < to ? begins[i + 1] : to;
-        if (begin < end) run(&kernels[w->type], w->flags, &w->tensors[i], w->c, begin - begins[i], end - begins[i]);
+        if (begin < end) run(w->type, w->flags, &w->tensors[i], w->c, begin - begins[i], end - begins[i]);
     }
 }
 

@@ -17,11 +17,6 @@ INLINE uint32_t to_bits(float x) {
     return bits;
 }
 
-INLINE float load_float(float x) { return x; }
-INLINE float store_float(float x) { return x; }
-INLINE double load_double(double x) { return x; }
-INLINE double store_double(double x) { return x; }
-
 INLINE float load_bfloat16_t(bfloat16_t x) { return from_bits((uint32_t)x << 16); }
 
 INLINE bfloat16_t store_bfloat16_t(float x) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import pairwise
@@ -154,7 +155,7 @@ class Offload(Handle):
                 self._twin.grad_scale = self.optimizer.grad_scale
             self._twin.param_groups = self.optimizer.param_groups
             pairs = [pair for batch in self._batches for pair in zip(batch.params, batch.copies, strict=True)]
-            self._twin.state = {q: self.optimizer.state[p] for p, q in pairs}  # before the plans of batches look at it
+            self._twin.state = defaultdict(dict, {q: self.optimizer.state[p] for p, q in pairs})  # before any plan
             copying = Copying(self._batches)
             for batch, after in pairwise([None, *self._batches, None]):
                 if after:
@@ -178,7 +179,7 @@ class Offload(Handle):
         places = {id(group): i for i, group in enumerate(self.optimizer.param_groups)}
         due = [(places[id(group)], p) for group in groups for p in group["params"] if p.grad is not None]
         for _, p in due:
-            state.refuse_sparse(p.grad, type(self.optimizer).__name__)  # type: ignore[arg-type]
+            state.refuse_sparse(p.grad, type(self.optimizer).__name__)
         signature = [(i, id(p), p.device, p.dtype, p.shape, p.stride()) for i, p in due]
         if signature == self._signature:
             return
@@ -186,9 +187,8 @@ class Offload(Handle):
         parts = list(_batches(due, self._batch_bytes))
         sizes = [sum(map(_room, (p for _, p in part))) for part in parts]
         pinned = any(p.is_cuda for _, p in due)
-        slots = [
-            torch.empty(max(sizes[k::SLOTS], default=0), dtype=torch.uint8, pin_memory=pinned) for k in range(SLOTS)
-        ]
+        rooms = [max(sizes[k::SLOTS]) for k in range(min(SLOTS, len(parts)))]
+        slots = [torch.empty(room, dtype=torch.uint8, pin_memory=pinned) for room in rooms]
         for k, part in enumerate(parts):
             copies = list(_copies([p for _, p in part], slots[k % SLOTS]))
             self._batches.append(Batch(k % SLOTS, [p for _, p in part], copies, [i for i, _ in part], {}))
@@ -200,7 +200,8 @@ class Copying:
 
     def __init__(self, batches: list[Batch]) -> None:
         devices = {batch.device for batch in batches if batch.device.type == "cuda"}
-        self._streams = {device: (torch.cuda.Stream(device), torch.cuda.Stream(device)) for device in devices}
+        stream: Any = torch.cuda.Stream
+        self._streams = {device: (stream(device), stream(device)) for device in devices}
         self._fetched: dict[int, torch.cuda.Event] = {}
         self._given_back: dict[int, torch.cuda.Event] = {}
         for fetching, _ in self._streams.values():
@@ -210,11 +211,11 @@ class Copying:
     def fetch(self, batch: Batch) -> None:
         """Begins to copy weights and gradients to the CPU, as soon as nothing is on its way back from there."""
         streams = self._streams.get(batch.device)
-        gradients = [(p.grad, q.grad) for p, q in zip(batch.params, batch.copies, strict=True)]
+        there, here = ([*xs, *(x.grad for x in xs if x.grad is not None)] for xs in (batch.params, batch.copies))
         with torch.cuda.stream(streams[0]) if streams else nullcontext():
             if streams and batch.slot in self._given_back:
                 streams[0].wait_event(self._given_back[batch.slot])
-            _copy([*batch.copies, *(g for _, g in gradients)], [*batch.params, *(g for g, _ in gradients)])
+            _copy(here, there)
             if streams:
                 self._fetched[batch.slot] = streams[0].record_event()
 
@@ -237,8 +238,9 @@ class Copying:
             torch.cuda.current_stream(device).wait_stream(giving)
 
 
-def _copy(to: list[Any], of: list[Any]) -> None:
-    torch._foreach_copy_(to, of, non_blocking=True)
+def _copy(to: list[Tensor], of: list[Tensor]) -> None:
+    for x, y in zip(to, of, strict=True):
+        x.copy_(y, non_blocking=True)
 
 
 def _batches(due: list[tuple[int, Tensor]], limit: int) -> Iterator[list[tuple[int, Tensor]]]:

@@ -80,9 +80,11 @@ class AdaBelief(Base):
             dimension that are sharded. Checkpoints of all kinds load into each other: this optimizer's option decides.
         master_weight_bits: For parameters in bfloat16: keep 24 or 32 bits of each weight, of which the parameter itself
             is the nearest bfloat16 (ties away from 0), the lower 8 or 16 in the state (`weight_rest`). 32 bits are
-            float32's own numbers, 24 are rounded by the dither. Where someone else writes the weight between steps,
-            that holds, to less than a unit. Collectives know no int16: a full (unsharded) state_dict of distributed
-            tensors needs 24.
+            float32's own numbers, 24 are rounded by the dither. What someone else writes into a weight between steps
+            stands, but the rest of the one before, at most half a unit of bf16, stays beside it: no step can tell a new
+            weight from one that is resumed, and so model and optimizer load in either order. To drop it:
+            `optimizer.state[p]["weight_rest"].zero_()`. Collectives know no int16: a full (unsharded) state_dict of
+            distributed tensors needs 24.
         stochastic_rounding: For parameters in bfloat16: round weights by the dither instead of to the nearest, so that
             steps below half a unit count on average, without any state.
 

@@ -98,7 +98,7 @@ class ReleasedGradient(Tensor):
         return gone
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, *arguments: Any) -> Any:  # type: ignore[override]
+    def __torch_dispatch__(cls, func: Any, *arguments: Any) -> Any:
         """Told by whichever operator comes first."""
         raise RuntimeError(f"release: {func} reads or changes gradients after backward. {GONE}")
 

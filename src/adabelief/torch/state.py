@@ -101,7 +101,11 @@ def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
         _check(loaded, optimizer)
-        rest = {i: {k: x for k, x in entry.items() if not _is_ours(k, x)} for i, entry in loaded["state"].items()}
+        ours = {i for group in loaded["param_groups"] for i in group["params"]}
+        rest = {
+            i: {name: x for name, x in entry.items() if i not in ours or not _is_ours(name, x)}
+            for i, entry in loaded["state"].items()
+        }
         return {**loaded, "state": rest}
 
     def restore(optimizer: Optimizer) -> None:
