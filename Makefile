@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test test-all soak bench gpu wheel docs docs-serve format clean
+.PHONY: demo test test-all distributed soak bench gpu wheel docs docs-serve format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -21,6 +21,10 @@ test-all: test
 soak: .venv/.test
 	ADABELIEF_SOAK=1000 $(BIN)/pytest tests/torch/test_soak.py
 	$(BIN)/python tests/sanitized.py
+
+# All wrappers, classes, ways to step and to store, where `make test` has a sample.
+distributed: .venv/.test
+	ADABELIEF_DISTRIBUTED=1 $(BIN)/pytest -n 2 --dist loadgroup tests/torch/distributed tests/benchmarks/test_day.py
 
 bench: .venv/.test
 	$(BIN)/python benchmarks/step_time.py --out bench

@@ -48,7 +48,9 @@ CODES = {"m": Code(3, False, 77_777), "s": Code(4, True, 0), "s_max": Code(4, Tr
 """By the columns' names in `kernels.layout`; weights, p, are in 16 bits at least."""
 
 
-def dither(column: str, rows: int, length: int, first: int, t: Any, xp: Any = np, **where: Any) -> Any:
+def dither(
+    column: str, rows: int, length: int, first: int, t: Any, xp: Any = np, apart: int | None = None, **where: Any
+) -> Any:
     """r(i, t) for `rows` rows of `length` elements, int32.
 
     Args:
@@ -58,6 +60,7 @@ def dither(column: str, rows: int, length: int, first: int, t: Any, xp: Any = np
         first: The first element's index in the whole tensor.
         t: Step number; a number, or an array of `xp` without dimensions.
         xp: Where arrays come from: `numpy` by default, or `torch`.
+        apart: Elements from one row to the next in the whole tensor; `length` by default.
         **where: What `xp.arange` takes beside it: a device.
     """
     phase = CODES[column].phase
@@ -66,7 +69,7 @@ def dither(column: str, rows: int, length: int, first: int, t: Any, xp: Any = np
     else:
         start = (xp.asarray(t, dtype=xp.int32) + phase) * _wrapped(DITHER_B) + _wrapped(first * DITHER_A)
     across = xp.arange(length, dtype=xp.int32, **where) * _wrapped(DITHER_A)
-    down = xp.arange(rows, dtype=xp.int32, **where) * _wrapped(length * DITHER_A)
+    down = xp.arange(rows, dtype=xp.int32, **where) * _wrapped((length if apart is None else apart) * DITHER_A)
     return down[:, None] + (across + start)
 
 

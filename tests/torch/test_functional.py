@@ -169,7 +169,7 @@ def test_gradients_as_an_argument(name, kind):
         assert all(same(sides[0], side) for side in sides[1:])
     states_equal(ours, at_once)
     assert all(p.grad is None for p in sides[1])
-    assert [plan["_plan"] for plan in at_once._kept.values()] or launch.unserved("cpu")
+    assert launch.unserved("cpu") or all(kept["_plan"].parts[0].stepped for kept in at_once._kept.values())
     again = form(sides[1], lr=0.01, **options)
     again.load_state_dict(at_once.state_dict())
     states_equal(again, at_once)

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "_foreach_": "torch's own optimizers are made of these operators, and so is foreach",
     "_local_tensor": "read by proof.c; where it is missing no plan holds, and foreach steps",
     "_spec": "the same",
+    "_make_wrapper_subclass": "how torch has tensors without memory made; every torch that is supported has it",
     "_cdata": "where a tensor is, which only the proof has to know",
 }
 """Names, or what they begin with, that other files use of torch, and why."""
@@ -83,13 +84,14 @@ WITHOUT = {
     "increment_version": [(torch.autograd.graph, "increment_version")],
     "_accelerator_graph_capture_health_check": [(Optimizer, GRAPH_CHECKS[0])],
     "_cuda_graph_capture_health_check": [(Optimizer, name) for name in GRAPH_CHECKS],
+    "_execution_engine": [(torch.autograd.Variable, "_execution_engine")],
     "_is_gil_enabled": [(sys, "_is_gil_enabled")],
     "_get_default_store": [(torch.distributed.distributed_c10d, "_get_default_store")],
 }
 """From a name to where it is taken away."""
 
-OF_TENSORS = {"_local_tensor", "_spec", "_is_flat_param", "_fsdp_flattened"}
-"""What a distributed tensor has, and one of FSDP1's parameters: nothing is asked for it but of such a tensor."""
+OF_TENSORS = {"_local_tensor", "_spec", "_is_flat_param", "_fsdp_flattened", "_ddp_ignored"}
+"""What a distributed tensor has, and one of FSDP1's or DDP's parameters: nothing is asked for it but of such a tensor."""
 
 
 def test_the_table_has_every_private_name():
@@ -131,7 +133,7 @@ def test_a_step_does_without(without, base, fused):
 
 
 def test_the_package_is_imported_without_any_of_them():
-    places = {(owner.__name__, name) for each in WITHOUT.values() for owner, name in each if owner is not Optimizer}
+    places = {(owner.__name__, name) for each in WITHOUT.values() for owner, name in each if inspect.ismodule(owner)}
     code = f"""
 import importlib, torch
 for module, name in {sorted(places)}:

@@ -54,7 +54,13 @@ def check(group: dict[str, Any]) -> None:
 
 
 def check_parameters(group: dict[str, Any]) -> None:
-    """Raises ValueError for parameters whose weights cannot be stored as their group asks."""
+    """Raises ValueError for parameters whose state or weights cannot be stored as their group asks."""
+    for name, least in (("state_bits", (32, 32)), ("master_weight_bits", None)):
+        if (pair(group[name]) if least else group[name]) != least and any(map(internals.is_flat, group["params"])):
+            raise ValueError(
+                f"{name}={group[name]!r} needs the rows of a parameter, and FSDP1 makes flat pieces of them, whose "
+                f"codes its checkpoints mix up; use FSDP2 (fully_shard), which keeps shapes, or leave {name} out"
+            )
     for name in ("master_weight_bits", "stochastic_rounding"):
         for p in group["params"] if group[name] else ():
             if p.dtype != torch.bfloat16:
@@ -88,7 +94,7 @@ def codable(p: Tensor) -> bool:
     if not internals.is_distributed(p):
         return True
     # a part of a parameter with one dimension may begin within a block
-    return p.ndim > 1 and all(x.is_replicate() or x.is_shard(0) for x in internals.placements(p))
+    return p.ndim > 1 and internals.cuts(p) <= {0}
 
 
 def zeros(p: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -128,9 +129,23 @@ def part(tensor: Any) -> Tensor:
     return tensor.to_local() if local is None else local
 
 
-def placements(tensor: Any) -> Any:
-    """How a distributed tensor is spread over the dimensions of its mesh."""
-    return tensor.placements
+def same_memory(tensor: Tensor, other: Any) -> bool:
+    """Whether two tensors, or the parts of them that are in this process, are in the same place."""
+    one, two = (part(x) if is_distributed(x) else x for x in (tensor, other))
+    return isinstance(two, Tensor) and one.data_ptr() == two.data_ptr()
+
+
+def cut_by(placement: Any) -> int | None:
+    """The dimension along which a placement cuts a tensor; None for none.
+
+    That of FSDP2 over tensor parallelism says of itself that it is no shard.
+    """
+    return None if placement.is_replicate() or placement.is_partial() else int(placement.dim)
+
+
+def cuts(tensor: Any) -> set[int]:
+    """The dimensions along which a distributed tensor is cut."""
+    return {dim for dim in map(cut_by, tensor.placements) if dim is not None}
 
 
 def distributed_as(tensor: Any, local: Tensor, shape: Any) -> Tensor:
@@ -140,6 +155,13 @@ def distributed_as(tensor: Any, local: Tensor, shape: Any) -> Tensor:
         local, tensor.device_mesh, tensor.placements, run_check=False, shape=torch.Size(shape), stride=stride
     )
     return made
+
+
+def distribute_as(tensor: Any, whole: Tensor) -> Tensor:
+    """A tensor that every process has, cut by its rows as a distributed one is."""
+    there = box(tensor)
+    begin, rows = (there.offset[0], there.shape[0]) if there else (0, 0)
+    return distributed_as(tensor, whole[begin : begin + rows].contiguous(), whole.shape)
 
 
 class Box(NamedTuple):
@@ -158,7 +180,7 @@ def box(tensor: Any) -> Box | None:
     if locate is None or coordinate is None:
         return None
     shape, offset = locate(tensor.shape, tensor.device_mesh, tensor.placements)
-    again = [at for at, placement in zip(coordinate, tensor.placements, strict=True) if not placement.is_shard()]
+    again = [at for at, placement in zip(coordinate, tensor.placements, strict=True) if cut_by(placement) is None]
     return Box(tuple(offset), tuple(shape), not any(again))
 
 
@@ -174,9 +196,9 @@ def store() -> Any:
 
 
 def start_of(tensor: Any) -> int:
-    """The index of the first element of this process's part, of a tensor that is sharded by its rows, in the whole."""
-    there = box(tensor)
-    return there.offset[0] * (tensor.numel() // max(1, tensor.shape[0])) if there and there.offset else 0
+    """The index in the whole of this process's first element, of a tensor cut along its first two dimensions."""
+    there, lengths = box(tensor), [math.prod(tensor.shape[1:]), math.prod(tensor.shape[2:])]
+    return sum(at * length for at, length in zip(there.offset, lengths, strict=False)) if there else 0
 
 
 def in_process_group() -> bool:

@@ -1,7 +1,8 @@
 """Distributed tensors (DTensor) as the plain tensors that they are in this process.
 
-A step is element by element, but for the means of centralized rows: where parameter, gradient and state lie alike, and
-no row is spread over processes, each process steps its own part, and nothing has to be dispatched or exchanged.
+A step is element by element, but for the means of centralized rows, and for codes, whose dither counts elements row by
+row: where parameter, gradient and state lie alike, and neither finds its rows spread over processes, each process steps
+its own part, and nothing has to be dispatched or exchanged.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ def local(tensors: Tensors, options: Options) -> Tensors:
     starts = list(tensors.starts or [0] * len(params))
     for i in indices:
         arrays = tensors.at(i)
-        if not _apart(list(arrays.values()), options):
+        coded = storage.coded(arrays, options)
+        if not _apart(list(arrays.values()), options) or (coded and not internals.cuts(arrays["p"]) <= {0}):
             continue
         params[i], grads[i] = internals.part(arrays["p"]), internals.part(arrays["g"])
         for name, xs in columns.items():
             if name in arrays:
                 xs[i] = internals.part(arrays[name])
-        if storage.coded(arrays, options):
+        if coded:
             starts[i] = internals.start_of(arrays["p"])
     return Tensors(params, grads, tensors.steps, columns, starts)
 
@@ -44,9 +46,7 @@ def _apart(arrays: list[Tensor], options: Options) -> bool:
     if any(_where(x) != (mesh, placements) for x in arrays[1:]):
         return False
     within = centralized_dims(arrays[0].ndim, options.gc_min_dim)
-    return all(
-        placement.is_replicate() or (placement.is_shard() and placement.dim not in within) for placement in placements
-    )
+    return not any(x.is_partial() for x in placements) and internals.cuts(arrays[0]).isdisjoint(within)
 
 
 def _where(x: Any) -> tuple[Any, Any]:

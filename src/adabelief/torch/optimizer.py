@@ -77,7 +77,8 @@ class AdaBelief(Base):
             alone (`adabelief.codes`), so that small changes are not lost. The step itself is taken in float32. Where a
             number is inf or nan, all of its block reads as nan in the next step. Tensors of fewer than 4,096 elements,
             with rows of fewer than 64, in double precision or complex keep their state as it is, and so do those of one
-            dimension that are sharded. Checkpoints of all kinds load into each other: this optimizer's option decides.
+            dimension or cut by columns that are sharded. FSDP1's flat pieces are refused. Checkpoints of all kinds load
+            into each other: this optimizer's option decides (but see docs/large-scale.md for torch.distributed's).
         master_weight_bits: For parameters in bfloat16: keep 24 or 32 bits of each weight, of which the parameter itself
             is the nearest bfloat16 (ties away from 0), the lower 8 or 16 in the state (`weight_rest`). 32 bits are
             float32's own numbers, 24 are rounded by the dither. What someone else writes into a weight between steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from adabelief.kernels.layout import EXPONENTS
-from adabelief.torch import bits, storage
+from adabelief.torch import bits, internals, storage
 from adabelief.torch.migrate import migrated
 
 if TYPE_CHECKING:
@@ -100,7 +100,10 @@ def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> 
 
     def translate(optimizer: Optimizer, state_dict: State) -> State:
         loaded.update(migrated(state_dict, optimizer))
+        for entry, own in _pairs(loaded, optimizer):
+            _settle_exponents(entry, own)
         _check(loaded, optimizer)
+        _check_numbers(state_dict)
         ours = {i for group in loaded["param_groups"] for i in group["params"]}
         rest = {
             i: {name: x for name, x in entry.items() if i not in ours or not _is_ours(name, x)}
@@ -141,6 +144,30 @@ def load(owner: Base, state_dict: State, base_load: Callable[[State], None]) -> 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _pairs(state_dict: State, optimizer: Optimizer) -> Iterator[tuple[State, State]]:
+    """The saved state of each parameter that has one, and the optimizer's own."""
+    saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, p in zip(saved_ids, params, strict=False):  # torch says where there are more or fewer
+        if i in state_dict["state"]:
+            yield state_dict["state"][i], optimizer.state.get(p, {})
+
+
+def _settle_exponents(entry: State, own: State) -> None:
+    """Has exponents follow what they stand beside, where torch put a full checkpoint among an optimizer's own tensors.
+
+    It leaves this one's exponents beside saved numbers, and saved ones whole beside codes that it has cut.
+    """
+    for column, its in EXPONENTS.items():
+        x, exponents = entry.get(COLUMNS[column]), entry.get(COLUMNS[its])
+        if not isinstance(x, Tensor) or not isinstance(exponents, Tensor):
+            continue
+        if x.is_floating_point() and internals.same_memory(exponents, own.get(COLUMNS[its])):
+            del entry[COLUMNS[its]]
+        elif internals.is_distributed(x) and internals.is_plain(exponents):
+            entry[COLUMNS[its]] = internals.distribute_as(x, exponents)
 
 
 def _is_ours(name: str, value: Any) -> bool:
@@ -203,3 +230,25 @@ def _check_codes(entry: State, p: Tensor, i: Any) -> None:
                 f"state_dict: {COLUMNS[its]} of parameter {i} must be of shape {shape} in uint8, beside the codes "
                 f"of {COLUMNS[column]}, got {found}; load a checkpoint that is whole"
             )
+
+
+def _check_numbers(state_dict: State) -> None:
+    """Raises ValueError for codes that were read into another type, whose values then are whole numbers up to 255.
+
+    What loads into tensors that are there already, as torch.distributed.checkpoint does, takes uint8 for any type.
+    """
+    for group in state_dict["param_groups"]:
+        saved_in = bits.pair(group.get("state_bits", 32))
+        for i in group["params"] if 8 in saved_in else ():
+            entry = state_dict["state"].get(i, {})
+            for name, its_bits in zip((COLUMNS["m"], COLUMNS["s"]), saved_in, strict=True):
+                x = entry.get(name)
+                if its_bits != 8 or not isinstance(x, Tensor) or not x.is_floating_point():
+                    continue
+                values = internals.part(x) if internals.is_distributed(x) else x
+                if bool(values.any()) and bool(((values >= 0) & (values <= 255) & (values == values.round())).all()):
+                    raise ValueError(
+                        f"state_dict: {name} of parameter {i} was saved with state_bits={group['state_bits']}, and its "
+                        f"codes were read into {x.dtype}, as torch.distributed.checkpoint does; load with an optimizer "
+                        f"of state_bits={group['state_bits']}, then set group['state_bits'] of its param_groups"
+                    )

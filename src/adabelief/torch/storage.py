@@ -11,6 +11,7 @@ any other state.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,7 +56,8 @@ def decoded(x: Tensor, exponents: Tensor | None, column: str) -> Tensor:
         return x
     part = internals.part(x) if internals.is_distributed(x) else x
     rows, each = _rows(part), internals.part(exponents) if part is not x else exponents
-    values = codes.decode8(rows, each.reshape(len(rows), -1), column, torch).reshape(part.shape)
+    each = each.reshape(len(rows), codes.blocks_of(rows.shape[1]))
+    values = codes.decode8(rows, each, column, torch).reshape(part.shape)
     return values if part is x else internals.distributed_as(x, values, x.shape)
 
 
@@ -70,14 +72,15 @@ def encode(x: Tensor, stored: Tensor, beside: Tensor | None, column: str, start:
         start: The index of its first element in the whole tensor.
         t: Step number, or a tensor of it.
     """
+    apart = None
     if internals.is_distributed(stored):
-        start += internals.start_of(stored)
+        start, apart = start + internals.start_of(stored), _stride(stored)
         x, stored = internals.part(x), internals.part(stored)
         beside = None if beside is None else internals.part(beside)
     if not stored.numel():
         return
     rows = _rows(x)
-    r = codes.dither(column, rows.shape[0], rows.shape[1], start, t, torch, device=x.device)
+    r = codes.dither(column, rows.shape[0], rows.shape[1], start, t, torch, apart, device=x.device)
     if beside is None:
         stored.copy_(codes.encode16(rows, column, r, torch).view(torch.bfloat16).reshape(x.shape))
         return
@@ -227,7 +230,7 @@ def _piece(x: Tensor | None, p: Tensor, span: slice | None, exponents: bool) -> 
 
 def _stride(p: Tensor) -> int:
     """Elements from p[i] to p[i + 1], as they are counted."""
-    return p.numel() // max(1, p.shape[0]) if p.ndim else 1
+    return math.prod(p.shape[1:])
 
 
 def _start(tensors: Tensors, i: int) -> int:
@@ -236,4 +239,4 @@ def _start(tensors: Tensors, i: int) -> int:
 
 def _rows(x: Tensor) -> Tensor:
     """(rows, elements of a row), in the order of dimensions whatever the memory's is."""
-    return x.reshape(x.shape[0], -1) if x.ndim > 1 else x.reshape(1, -1)
+    return x.reshape(x.shape[0], _stride(x)) if x.ndim > 1 else x.reshape(1, -1)

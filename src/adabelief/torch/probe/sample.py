@@ -206,16 +206,12 @@ def _center(optimizer: Optimizer, whole: Tensor, one: Seen, index: Tensor) -> Te
         dims = centralized_dims(whole.ndim, options.gc_min_dim)
     if not dims or not index.numel():
         return torch.zeros(index.shape, device=index.device)
-    if internals.is_distributed(whole) and any(x.is_shard() and x.dim in dims for x in _placements(whole)):
+    if internals.is_distributed(whole) and not internals.cuts(whole).isdisjoint(dims):
         return torch.full(index.shape, math.nan, device=index.device)
     g = one.g.to(one.m.dtype) * (-1.0 if group["maximize"] else 1.0)
     if not group["weight_decouple"]:
         g = g + group["weight_decay"] * one.p
     return torch.take(_real(g.mean(dims, keepdim=True).expand_as(g)), index)
-
-
-def _placements(distributed: Any) -> Any:
-    return distributed.placements
 
 
 def _to_host(rows: list[tuple[list[Tensor], list[Any]]]) -> list[tuple[list[NDArray[np.float64]], list[float]]]:
