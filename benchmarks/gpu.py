@@ -34,7 +34,7 @@ from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = [f"tests/{where}/{name}.py" for name in ("test_gpu", "test_cuda") for where in ("torch", "kernels")]
-TESTS += ["tests/torch/test_cuda_codes.py", "tests/kernels/test_codes.py"]
+TESTS += ["tests/torch/test_cuda_codes.py", "tests/torch/test_cuda_large_scale.py", "tests/kernels/test_codes.py"]
 
 Row = dict[str, Any]
 Found = tuple[str, str]

@@ -91,7 +91,7 @@ WITHOUT = {
 """From a name to where it is taken away."""
 
 OF_TENSORS = {"_local_tensor", "_spec", "_is_flat_param", "_fsdp_flattened", "_ddp_ignored"}
-"""What a distributed tensor has, and one of FSDP1's or DDP's parameters: nothing is asked for it but of such a tensor."""
+"""What a distributed tensor has, and a parameter of FSDP1 or DDP: nothing else is asked for it."""
 
 
 def test_the_table_has_every_private_name():
