@@ -14,7 +14,7 @@ from __future__ import annotations
 import html
 import re
 
-SYMBOLS = {"beta": "β", "alpha": "α", "eps": "ε", "epsilon": "ε", "sigma": "σ", "pi": "π", "sum": "Σ"}
+SYMBOLS = {"beta": "β", "alpha": "α", "eps": "ε", "epsilon": "ε"}
 """Names that the field writes with a letter."""
 
 RELATIONS = frozenset("←=≤≥<>≠≈∈→")
