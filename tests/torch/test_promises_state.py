@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from adabelief import AdaBelief
+from tests.torch.cases import OURS
 from tests.torch.infos import (
     SHAPES,
     assert_alike,
@@ -55,6 +57,38 @@ def test_copies_go_on_alike(each, implementation, copied):
     for one in (optimizer, twin):
         walk(one, range(2, 4))
     assert_alike(optimizer, twin)
+
+
+NEW = {"max_update", "skip_nonfinite", "state_bits", "master_weight_bits", "stochastic_rounding"}
+
+
+@pytest.mark.parametrize("cls", OURS)
+def test_pickles_of_version_0_1(cls):
+    """Whose defaults have none of the options that came later."""
+    optimizer, twin = cls(parameters()), cls(parameters())
+    walk(optimizer, range(2))
+    walk(twin, range(2))
+    for options in (optimizer.defaults, *optimizer.param_groups):
+        for name in NEW:
+            del options[name]
+    optimizer = pickle.loads(pickle.dumps(optimizer))
+    for each in (optimizer, twin):
+        walk(each, range(2, 4))
+    assert_alike(optimizer, twin)
+    assert optimizer.defaults == twin.defaults
+
+
+class Own(AdaBelief):
+    """A user's, with an argument that is no option."""
+
+    def __init__(self, params, verbose=False, **options):
+        super().__init__(params, **options)
+
+
+def test_arguments_of_a_users_class_are_no_options():
+    optimizer = Own(parameters())
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert "verbose" not in optimizer.param_groups[0]
 
 
 @of_every_implementation

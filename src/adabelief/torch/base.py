@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial, wraps
@@ -283,6 +284,7 @@ class Base(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults = _defaults(type(self)) | self.defaults  # one pickled by an older version has fewer
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -296,6 +298,14 @@ class Base(Optimizer):
             lines.append(f"    denominator floor: {floor:.2g} = sqrt(eps / (1 - beta2)) + eps")
             lines += bits.described(group)
         return "\n".join([*lines, ")"])
+
+
+def _defaults(cls: type[Base]) -> Group:
+    """The options that this package's constructors have a default for, of a class or of what it inherits."""
+    ours = [each for each in reversed(cls.__mro__) if each.__module__.startswith(__package__)]
+    constructors = [vars(each)["__init__"] for each in ours if "__init__" in vars(each)]
+    taken = [x for init in constructors for x in inspect.signature(init).parameters.values()]
+    return {x.name: x.default for x in taken if x.default is not x.empty and not x.name.startswith("_")}
 
 
 def wanted(group: Group) -> bool:

@@ -195,12 +195,10 @@ def _check_options(state_dict: State, owner: Base) -> None:
 
 def _rounded(group: State) -> State:
     """An lr of 0 where a schedule that ends at 0, as LinearLR may, has rounded it to just below."""
-    numbers = [
-        x.item() if isinstance(x, Tensor) and x.numel() == 1 else x for x in map(group.get, ("lr", "initial_lr"))
-    ]
-    if not all(map(is_number, numbers)):
+    both: Iterator[Any] = map(group.get, ("lr", "initial_lr"))
+    lr, first = (x.item() if isinstance(x, Tensor) and x.numel() == 1 else x for x in both)
+    if not (is_number(lr) and is_number(first)):
         return {}
-    lr, first = numbers
     return {"lr": 0.0} if -1e-6 * first <= lr < 0 else {}
 
 
