@@ -1,0 +1,204 @@
+"""Machines that make a comparison together by a store alone: here each is a folder of its own."""
+
+import csv
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("optuna", reason="there is no optuna here: pip install 'adabelief[tune]'")
+
+import optuna
+from optuna.trial import TrialState
+
+from adabelief.lab import tasks
+from adabelief.lab.compare import shared
+from adabelief.lab.compare.conduct import gather
+from adabelief.lab.compare.plan import plan
+from adabelief.lab.compare.results import results, trials_csv
+from adabelief.lab.compare.shared import Shared
+from adabelief.lab.compare.trials import FAILURE, searches
+from adabelief.lab.compare.work import Place, work
+from adabelief.lab.engine.observers import HoldingBack
+from adabelief.lab.engine.workers import process_context
+from tests.lab.compare.test_workers import DIGITS
+from tests.lab.search import servers
+from tests.lab.tiny import reading
+
+pytestmark = pytest.mark.xdist_group("workers")  # they share the process that has imported everything
+
+PLAN = {
+    "arms": ["AdaBelief", "SGD"],
+    "trials": 2,
+    "seeds": [1, 2],
+    "workloads": {"one": {"task": "digits", "scale": "smoke", "margin": 5.0}},
+    "space": {"common": {"lr": {"low": 1e-3, "high": 1e-1}}},
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The task is one of milliseconds."""
+    monkeypatch.setattr(tasks, "task", lambda name: replace(reading(), name="digits"))
+
+
+def place(folder, storage, machine):
+    return Place(folder / machine, cpu=True, storage=str(storage), name="tiny")
+
+
+def table(asked, at):
+    return trials_csv(results(asked, at.out))
+
+
+def counts(storage, name="tiny/one"):
+    """How many trials of each state there are, and how many slots are done."""
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    done = [trial.user_attrs["slot"] for trial in trials if trial.state == TrialState.COMPLETE]
+    return len(done), len(set(done)), sum(trial.state == TrialState.FAIL for trial in trials)
+
+
+@contextmanager
+def journal(folder):
+    yield folder / "shared.journal"
+
+
+@contextmanager
+def sqlite(folder):
+    yield f"sqlite:///{folder}/store.db"
+
+
+@contextmanager
+def served(server):
+    with server() as (url, _):
+        yield url
+
+
+@pytest.mark.parametrize(
+    "store", [journal, sqlite, lambda _: served(servers.postgres), lambda _: served(servers.proxy)]
+)
+def test_what_one_machine_has_run_another_one_has_too(store, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "CHUNK", 500)  # so that there are several
+    monkeypatch.chdir(tmp_path)
+    asked = plan(PLAN)
+    with store(tmp_path) as storage:
+        here, there = place(tmp_path, storage, "here"), place(tmp_path, storage, "there")
+        work(asked, here)
+        monkeypatch.setattr(shared, "run", None)  # nothing is left to run
+        work(asked, there)
+    assert table(asked, here) == table(asked, there)
+    for mine, theirs in zip(results(asked, here.out)[0].finals, results(asked, there.out)[0].finals, strict=True):
+        assert np.array_equal(mine.hits, theirs.hits)
+        assert mine.run.environment == theirs.run.environment
+
+
+def test_two_commands_at_a_time_run_everything_once_and_write_the_same_report(tmp_path):
+    (tmp_path / "plan.toml").write_text(DIGITS)
+    common = [sys.executable, "-m", "adabelief", "compare", "plan.toml", "--cpu", "--storage", "sqlite:///store.db"]
+    commands = [
+        subprocess.Popen([*common, "--out", out], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for out in ("here", "there")
+    ]
+    for command in commands:
+        output = command.communicate(timeout=400)[0]
+        assert command.returncode == 0, output.decode()
+    reports = [(tmp_path / out / "report" / "trials.csv").read_text() for out in ("here", "there")]
+    assert reports[0] == reports[1]
+    found = list(csv.DictReader(reports[0].splitlines()))
+    assert [row["state"] for row in found] == ["finished"] * 8
+    assert counts(f"sqlite:///{tmp_path}/store.db", "A comparison/digits") == (8, 8, 0)
+
+
+def stuck(asked, at):
+    """A worker that hangs in its first run."""
+
+    def after_step(self, run):
+        (at.out / "begun").touch()
+        time.sleep(600)
+
+    HoldingBack.after_step = after_step
+    work(asked, at)
+
+
+def test_a_run_whose_worker_was_killed_is_run_by_another_machine(tmp_path):
+    asked, storage = plan(PLAN), tmp_path / "shared.journal"
+    dead, alive, idle = (place(tmp_path, storage, name) for name in ("dead", "alive", "idle"))
+    process = process_context([shared.__name__]).Process(target=stuck, args=(asked, dead))
+    process.start()
+    while not (dead.out / "begun").exists():
+        assert process.is_alive()
+        process.join(timeout=0.05)
+    gather(asked, idle)
+    assert {one.finished for one in results(asked, idle.out)[0].search} == {False}
+    process.kill()
+    process.join()
+    work(asked, alive)
+    gather(asked, idle)
+    work(asked, dead)
+    assert table(asked, alive) == table(asked, dead) == table(asked, idle)
+    assert table(asked, alive).count("finished") == 8
+    storages = optuna.storages
+    kept = storages.JournalStorage(storages.journal.JournalFileBackend(str(storage)))
+    assert counts(kept) == (8, 8, 1)
+
+
+def test_runs_that_are_finished_without_a_store_are_put_into_one(tiny, tmp_path, monkeypatch):
+    asked, at = plan(PLAN), place(tmp_path, tmp_path / "shared.journal", "here")
+    work(asked, at._replace(storage=""))
+    before = table(asked, at)
+    monkeypatch.setattr("adabelief.lab.compare.work.session", None)  # nothing is run again
+    work(asked, at)
+    there = at._replace(out=tmp_path / "there")
+    gather(asked, there)
+    assert table(asked, there) == table(asked, at) == before
+
+
+def test_what_three_workers_died_of_has_failed_everywhere(tiny, tmp_path):
+    asked, at = plan(PLAN), place(tmp_path, tmp_path / "shared.journal", "here")
+    search = searches(asked, asked.workloads[0])
+    runs = Shared(asked, at)
+    for _ in range(3):
+        runs.open(search)
+        study, waiting = runs._studies["one"], runs._waiting[shared.slot_of(search[0])]
+        assert runs.take(study, waiting)
+        runs._at_work.clear()  # as if another process had been at it
+    runs.open(search)
+    assert runs.attempt(search[0])
+    there = at._replace(out=tmp_path / "there")
+    gather(asked, there)
+    assert (there.out / search[0].folder / FAILURE).read_text() == "3 workers died of it\n"
+
+
+def test_what_is_damaged_in_the_store_is_named(tiny, tmp_path):
+    asked, at = plan(PLAN), place(tmp_path, tmp_path / "shared.journal", "here")
+    search = searches(asked, asked.workloads[0])
+    runs = Shared(asked, at)
+    runs.open(search)
+    trial = runs.take(runs._studies["one"], runs._waiting[shared.slot_of(search[0])])
+    runs._put(trial, "bm8gYXJjaGl2ZQ==")
+    runs.tell(trial, TrialState.COMPLETE, 1.0)
+    with pytest.raises(ValueError, match=r"name='tiny': search.*seed0 is damaged in the store .* give another --name"):
+        runs.open(search)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": [1, 3]}, r"another seeds \(\[1, 2\], now \[1, 3\]\)"),
+        ({"trials": 3}, r"another trials \(2, now 3\)"),
+        ({"search_seed": 7}, r"another search_seed \(0, now 7\)"),
+        ({"arms": ["AdaBelief", "AdamW"]}, r"another \[workloads.one\] arms \(.*'SGD'\], now .*'AdamW'\]\)"),
+        ({"space": {"common": {"lr": {"low": 1e-3, "high": 1.0}}}}, r"another \[workloads.one\] lr of AdaBelief \("),
+        ({"space": {"SGD": {"momentum": 0.5}, **PLAN["space"]}}, r"another \[workloads.one\] fixed settings of SGD \("),
+        ({"workloads": {"one": {**PLAN["workloads"]["one"], "epochs": 7}}}, r"another \[workloads.one\] epochs \("),
+    ],
+)
+def test_another_plan_of_the_same_name_is_refused(change, words, tmp_path):
+    at = place(tmp_path, tmp_path / "shared.journal", "here")
+    Shared(plan(PLAN), at)
+    Shared(plan({**PLAN, "title": "Another", "contrasts": [["SGD", "AdaBelief"]]}), at)  # decides nothing of the runs
+    with pytest.raises(ValueError, match=rf"name='tiny': .* has a comparison of that name with {words}.*--name"):
+        Shared(plan({**PLAN, **change}), at)
