@@ -172,12 +172,12 @@ def agreed(plan: Plan, workload: Workload) -> Iterator[tuple[str, Any]]:
         **{f"{of} {name}": getattr(workload, name) for name in ("task", "model", "scale", "epochs")},
         f"{of} set": workload.changes,
         f"{of} arms": list(workload.arms),
-        f"{of} order of what varies": workload.space.names,
     }
     for arm in workload.space.arms:
         named[f"{of} optimizer of {arm.name}"] = arm.optimizer
         named[f"{of} fixed settings of {arm.name}"] = arm.fixed
         named |= {f"{of} {dimension.name} of {arm.name}": asdict(dimension) for dimension in arm.dimensions}
+    named[f"{of} order of what varies"] = workload.space.names
     for name, value in named.items():
         yield name, json.loads(json.dumps(value))
 
