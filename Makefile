@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFICIAL_005 := .venv/adabelief-pytorch-0.0.5
 
-.PHONY: demo test test-all distributed soak bench gpu wheel format clean
+.PHONY: demo test test-all distributed soak bench gpu wheel docs docs-serve format clean
 
 demo: .venv/.lab
 	$(BIN)/adabelief demo --out demo
@@ -42,6 +42,13 @@ wheel: .venv/.wheel
 	.venv/wheel/bin/python -m pip install --disable-pip-version-check --progress-bar off dist/*.whl
 	.venv/wheel/bin/python tests/wheel.py
 
+# The site, strictly: a broken link or an undocumented public name fails.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 format: .venv/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -58,9 +65,13 @@ format: .venv/.test
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target $(OFFICIAL_005) adabelief-pytorch==0.0.5
 	touch $@
 
+.venv/.docs: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[docs]'
+	touch $@
+
 .venv/.wheel: | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off build twine
 	touch $@
 
 clean:
-	rm -rf .venv demo bench dist
+	rm -rf .venv demo bench dist site

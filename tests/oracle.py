@@ -32,7 +32,7 @@ ALLOWANCES = {
     "added": "the parameter is itself plus an update that was rounded to its type, instead of rounded once",
     "lookahead": "the way back to the slow weights is rounded once more, where numbers are as large as both",
     "decayed": "weights that were rounded when they decayed are exact to a unit from the rounded number only",
-    "small means": "a mean that is next to nothing by cancellation is off by as much as before it was",
+    "small means": "a mean that is next to nothing by cancellation is off by as much as what it was added up from",
     "small steps": "and so is the step that follows it",
 }
 """What some walks have to allow beside the tolerances of all."""
@@ -45,13 +45,19 @@ class Walk:
         options: Those of `reference_step`, and `gc_outputs_last`: the mean is over all dimensions but the last.
         allowing: Of ALLOWANCES.
         state: The reference's state to begin with, by default that of no step.
+        reach: The size of what its means were added up from, by name: what was rounded then is still in them.
     """
 
     def __init__(
-        self, options: dict[str, Any], *, allowing: Collection[str] = (), state: dict[str, Any] | None = None
+        self,
+        options: dict[str, Any],
+        *,
+        allowing: Collection[str] = (),
+        state: dict[str, Any] | None = None,
+        reach: dict[str, float] | None = None,
     ) -> None:
         assert ALLOWANCES.keys() >= set(allowing)
-        self.options, self.allowing, self.state = options, allowing, state or {}
+        self.options, self.allowing, self.state, self.reach = options, allowing, state or {}, reach or {}
 
     def step(self, before: Any, gradient: Any, after: Any, state: dict[str, Any], info: Any, **options: Any) -> None:
         """Asserts what a parameter and its state must be after a step.
@@ -71,11 +77,13 @@ class Walk:
             state = {name: np.moveaxis(np.asarray(x), -1, 0) for name, x in state.items()}
         previous = self.state
         expected, self.state = reference_step(before, gradient, previous, **options)
-        assert_state(state, self.state, previous if "small means" in self.allowing else {})
+        self._reached(previous, options["betas"])
+        assert_state(state, self.state, self.reach if "small means" in self.allowing else {})
         if "slow_buffer" in state:  # weights they are, too: the next step starts where these are
             self.state = self.state | {"slow_buffer": wide(state["slow_buffer"])}
         relative = tolerance(max(np.finfo(np.asarray(x).dtype).eps for x in state.values()))
-        relative *= _cancelled(self.state, previous) if "small steps" in self.allowing else 1.0
+        mean = largest(self.state["exp_avg"])
+        relative *= self.reach["exp_avg"] / mean if mean and "small steps" in self.allowing else 1.0
         step, size = np.abs(expected - before), np.abs(expected)
         if "lookahead" in self.allowing and "slow_buffer" in previous:
             size = np.maximum(size, np.abs(before) + np.abs(previous["slow_buffer"]))
@@ -88,16 +96,24 @@ class Walk:
             error = np.maximum(error, np.abs(after - expected))
         assert np.all(error <= allowed), f"off by {np.max(error / allowed):.3g} times the allowed"
 
+    def _reached(self, previous: dict[str, Any], betas: Collection[Any]) -> None:
+        """Follows the size of the means: of what was larger once, a beta is left after each step."""
+        left = dict(zip(("exp_avg", "exp_avg_var"), map(float, betas), strict=True))
+        self.reach = {
+            name: max(largest(x), largest(previous.get(name, 0.0)), left.get(name, 0.0) * self.reach.get(name, 0.0))
+            for name, x in self.state.items()
+        }
 
-def assert_state(found: dict[str, Any], expected: dict[str, Any], previous: dict[str, Any]) -> None:
+
+def assert_state(found: dict[str, Any], expected: dict[str, Any], reach: dict[str, float]) -> None:
     """A parameter's state is the expected one, within the tolerance of its type and of the largest number expected.
 
-    Or else of the largest that was there before, where there is one in `previous`.
+    Or else of the size in `reach`, where there is one.
     """
     assert found.keys() | {"step"} == expected.keys()
     for name, x in found.items():
         wanted, eps = expected[name], np.finfo(np.asarray(x).dtype).eps
-        scale = max(largest(wanted), largest(previous.get(name, 0.0)))
+        scale = max(largest(wanted), reach.get(name, 0.0))
         # slow weights are not added up over steps
         allowed = (8 * eps if name == "slow_buffer" else tolerance(eps)) * scale
         x = wide(x)
@@ -127,12 +143,6 @@ def largest(x: Any) -> float:
     return float(np.abs(x).max(initial=0.0))
 
 
-def _cancelled(state: dict[str, Any], previous: dict[str, Any]) -> float:
-    """How much larger than the mean is what it was added up from; at least 1."""
-    mean, before_it = largest(state["exp_avg"]), largest(previous.get("exp_avg", 0.0))
-    return max(1.0, before_it / mean) if mean else 1.0
-
-
 class Oracle:
     """Walks beside an optimizer: before each step it notes the parameters, after it, it asserts what they must be."""
 
@@ -141,6 +151,7 @@ class Oracle:
     ) -> None:
         self.optimizer, self.grad_scale, self.allowing = optimizer, grad_scale, {"decayed", *allowing}
         self.states: dict[Tensor, dict[str, Any]] = {}
+        self.reach: dict[Tensor, dict[str, float]] = {}
 
     def step(self, step: Any = None) -> None:
         """Runs one step of the optimizer (or `step`, a compiled one) and asserts parameters, state and gradients."""
@@ -157,9 +168,10 @@ class Oracle:
                 continue
             assert torch.equal(g, g_before)
             options = rule_options(group) | {"grad_scale": self.grad_scale}
-            walk = Walk(options, allowing=self.allowing, state=self.states.get(p))
+            reach = self.reach.get(p) if p in self.states else None
+            walk = Walk(options, allowing=self.allowing, state=self.states.get(p), reach=reach)
             walk.step(p_before, array(g), array(p), self.found(p), torch.finfo(p.dtype))
-            self.states[p] = walk.state
+            self.states[p], self.reach[p] = walk.state, walk.reach
             assert float(self.optimizer.state[p]["step"]) == walk.state["step"]
 
     def found(self, p: Tensor) -> dict[str, Any]:

@@ -280,6 +280,15 @@ def test_hyper_parameters(lr, beta1, beta2, eps, weight_decay, options, shape, d
         oracle.step()
 
 
+def test_a_mean_that_has_cancelled_is_as_exact_as_what_it_was_added_up_from():
+    """Not only in the step in which it does, but as long as something of that is left in it."""
+    p = torch.nn.Parameter(torch.ones(1, 1))
+    oracle = Oracle(AdaBelief([p], eps=1e-8), allowing=["small means", "small steps"])
+    for g in (1.0, 1 / 3, -0.9 * (0.1 * 0.9 + 0.1 / 3) / 0.1 - 1e-4, *[0.0] * 20):
+        p.grad = torch.full((1, 1), g)
+        oracle.step()
+
+
 @pytest.mark.parametrize("everywhere", [False, True], ids=["own", "global"])
 def test_hooks_of_torch_see_every_step(everywhere):
     """They are called, in order and with changed arguments, although a step without hooks goes past torch's wrapper."""

@@ -130,7 +130,7 @@ class Walk(RuleBasedStateMachine):
         state = self.optimizer.state[p]
         single = {name: x.to(torch.complex64 if x.is_complex() else torch.float32) for name, x in state.items()}
         assert float(single.pop("step")) == expected["step"]
-        assert_state({name: numpy(x) for name, x in single.items()}, expected, {})
+        assert_state({name: numpy(x) for name, x in single.items()}, expected, self.oracle.reach.get(p, {}))
         self.oracle.states[p] = {name: array(x) for name, x in state.items()} | {"step": expected["step"]}
 
     # Steps
@@ -293,9 +293,9 @@ class Walk(RuleBasedStateMachine):
         before = self.params
         self.leave(*before, *(x for entry in self.optimizer.state.values() for x in entry.values()))
         self.oracle.optimizer = copy.deepcopy(self.optimizer)
-        self.oracle.states = {
-            q: self.oracle.states[p] for p, q in zip(before, self.params, strict=True) if p in self.oracle.states
-        }
+        copies = dict(zip(before, self.params, strict=True))
+        self.oracle.states = {copies[p]: state for p, state in self.oracle.states.items() if p in copies}
+        self.oracle.reach = {copies[p]: reach for p, reach in self.oracle.reach.items() if p in copies}
 
     @rule(at=anywhere, to=st.integers(1, 50))
     def count_from(self, at, to):
