@@ -1,8 +1,6 @@
 """Machines that make a comparison together by a store alone: here each is a folder of its own."""
 
 import csv
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,17 +12,21 @@ pytest.importorskip("optuna", reason="there is no optuna here: pip install 'adab
 
 import optuna
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
 from adabelief.lab import tasks
+from adabelief.lab.commands import app
 from adabelief.lab.compare import shared
-from adabelief.lab.compare.conduct import gather
-from adabelief.lab.compare.plan import plan
+from adabelief.lab.compare.conduct import conduct, gather
+from adabelief.lab.compare.plan import plan, read
 from adabelief.lab.compare.results import results, trials_csv
 from adabelief.lab.compare.shared import Shared
 from adabelief.lab.compare.trials import FAILURE, searches
 from adabelief.lab.compare.work import Place, work
+from adabelief.lab.console import silent_console
 from adabelief.lab.engine.observers import HoldingBack
 from adabelief.lab.engine.workers import process_context
+from adabelief.lab.search.storage import connect
 from tests.lab.compare.test_workers import DIGITS
 from tests.lab.search import servers
 from tests.lab.tiny import reading
@@ -72,14 +74,18 @@ def sqlite(folder):
 
 
 @contextmanager
-def served(server):
-    with server() as (url, _):
+def postgres(_):
+    with servers.postgres() as (url, _process):
         yield url
 
 
-@pytest.mark.parametrize(
-    "store", [journal, sqlite, lambda _: served(servers.postgres), lambda _: served(servers.proxy)]
-)
+@contextmanager
+def proxy(_):
+    with servers.proxy() as (url, _process):
+        yield url
+
+
+@pytest.mark.parametrize("store", [journal, sqlite, postgres, proxy])
 def test_what_one_machine_has_run_another_one_has_too(store, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(shared, "CHUNK", 500)  # so that there are several
     monkeypatch.chdir(tmp_path)
@@ -95,21 +101,29 @@ def test_what_one_machine_has_run_another_one_has_too(store, tiny, tmp_path, mon
         assert mine.run.environment == theirs.run.environment
 
 
-def test_two_commands_at_a_time_run_everything_once_and_write_the_same_report(tmp_path):
+def conducted(asked, at):
+    conduct(asked, at, workers=1, console=silent_console())
+
+
+def test_two_machines_at_a_time_run_everything_once_and_write_the_same_report(tmp_path):
     (tmp_path / "plan.toml").write_text(DIGITS)
-    common = [sys.executable, "-m", "adabelief", "compare", "plan.toml", "--cpu", "--storage", "sqlite:///store.db"]
-    commands = [
-        subprocess.Popen([*common, "--out", out], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for out in ("here", "there")
-    ]
-    for command in commands:
-        output = command.communicate(timeout=400)[0]
-        assert command.returncode == 0, output.decode()
-    reports = [(tmp_path / out / "report" / "trials.csv").read_text() for out in ("here", "there")]
-    assert reports[0] == reports[1]
-    found = list(csv.DictReader(reports[0].splitlines()))
-    assert [row["state"] for row in found] == ["finished"] * 8
-    assert counts(f"sqlite:///{tmp_path}/store.db", "A comparison/digits") == (8, 8, 0)
+    asked, storage = read(tmp_path / "plan.toml"), f"sqlite:///{tmp_path}/store.db"
+    machines = [place(tmp_path, storage, name)._replace(name=asked.title) for name in ("here", "there")]
+    context = process_context([shared.__name__])
+    processes = [context.Process(target=conducted, args=(asked, at)) for at in machines]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=400)
+        assert process.exitcode == 0
+    assert table(asked, machines[0]) == table(asked, machines[1])
+    assert counts(storage, f"{asked.title}/digits") == (8, 8, 0)
+    options = ["--out", str(tmp_path / "report"), "--storage", storage, "--report"]  # a third one only looks
+    command = CliRunner().invoke(app, ["compare", str(tmp_path / "plan.toml"), *options])
+    assert command.exit_code == 0, command.output
+    text = (tmp_path / "report" / "report" / "trials.csv").read_text()
+    assert text == table(asked, machines[0])
+    assert [row["state"] for row in csv.DictReader(text.splitlines())] == ["finished"] * 8
 
 
 def stuck(asked, at):
@@ -140,9 +154,7 @@ def test_a_run_whose_worker_was_killed_is_run_by_another_machine(tmp_path):
     work(asked, dead)
     assert table(asked, alive) == table(asked, dead) == table(asked, idle)
     assert table(asked, alive).count("finished") == 8
-    storages = optuna.storages
-    kept = storages.JournalStorage(storages.journal.JournalFileBackend(str(storage)))
-    assert counts(kept) == (8, 8, 1)
+    assert counts(connect(str(storage), tmp_path)) == (8, 8, 1)
 
 
 def test_runs_that_are_finished_without_a_store_are_put_into_one(tiny, tmp_path, monkeypatch):
