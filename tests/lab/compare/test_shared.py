@@ -12,6 +12,7 @@ pytest.importorskip("optuna", reason="there is no optuna here: pip install 'adab
 
 import optuna
 from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError
 from typer.testing import CliRunner
 
 from adabelief.lab import tasks
@@ -26,7 +27,7 @@ from adabelief.lab.compare.work import Place, work
 from adabelief.lab.console import silent_console
 from adabelief.lab.engine.observers import HoldingBack
 from adabelief.lab.engine.workers import process_context
-from adabelief.lab.search.storage import connect
+from adabelief.lab.search import storage
 from tests.lab.compare.test_workers import DIGITS
 from tests.lab.search import servers
 from tests.lab.tiny import reading
@@ -48,17 +49,17 @@ def tiny(monkeypatch):
     monkeypatch.setattr(tasks, "task", lambda name: replace(reading(), name="digits"))
 
 
-def place(folder, storage, machine):
-    return Place(folder / machine, cpu=True, storage=str(storage), name="tiny")
+def place(folder, url, machine):
+    return Place(folder / machine, cpu=True, storage=str(url), name="tiny")
 
 
 def table(asked, at):
     return trials_csv(results(asked, at.out))
 
 
-def counts(storage, name="tiny/one"):
+def counts(store, name="tiny/one"):
     """How many trials of each state there are, and how many slots are done."""
-    trials = optuna.load_study(study_name=name, storage=storage).trials
+    trials = optuna.load_study(study_name=name, storage=store).trials
     done = [trial.user_attrs["slot"] for trial in trials if trial.state == TrialState.COMPLETE]
     return len(done), len(set(done)), sum(trial.state == TrialState.FAIL for trial in trials)
 
@@ -90,8 +91,8 @@ def test_what_one_machine_has_run_another_one_has_too(store, tiny, tmp_path, mon
     monkeypatch.setattr(shared, "CHUNK", 500)  # so that there are several
     monkeypatch.chdir(tmp_path)
     asked = plan(PLAN)
-    with store(tmp_path) as storage:
-        here, there = place(tmp_path, storage, "here"), place(tmp_path, storage, "there")
+    with store(tmp_path) as url:
+        here, there = place(tmp_path, url, "here"), place(tmp_path, url, "there")
         work(asked, here)
         monkeypatch.setattr(shared, "run", None)  # nothing is left to run
         work(asked, there)
@@ -107,8 +108,8 @@ def conducted(asked, at):
 
 def test_two_machines_at_a_time_run_everything_once_and_write_the_same_report(tmp_path):
     (tmp_path / "plan.toml").write_text(DIGITS)
-    asked, storage = read(tmp_path / "plan.toml"), f"sqlite:///{tmp_path}/store.db"
-    machines = [place(tmp_path, storage, name)._replace(name=asked.title) for name in ("here", "there")]
+    asked, url = read(tmp_path / "plan.toml"), f"sqlite:///{tmp_path}/store.db"
+    machines = [place(tmp_path, url, name)._replace(name=asked.title) for name in ("here", "there")]
     context = process_context([shared.__name__])
     processes = [context.Process(target=conducted, args=(asked, at)) for at in machines]
     for process in processes:
@@ -117,13 +118,28 @@ def test_two_machines_at_a_time_run_everything_once_and_write_the_same_report(tm
         process.join(timeout=400)
         assert process.exitcode == 0
     assert table(asked, machines[0]) == table(asked, machines[1])
-    assert counts(storage, f"{asked.title}/digits") == (8, 8, 0)
-    options = ["--out", str(tmp_path / "report"), "--storage", storage, "--report"]  # a third one only looks
+    assert counts(url, f"{asked.title}/digits") == (8, 8, 0)
+    options = ["--out", str(tmp_path / "report"), "--storage", url, "--report"]  # a third one only looks
     command = CliRunner().invoke(app, ["compare", str(tmp_path / "plan.toml"), *options])
     assert command.exit_code == 0, command.output
     text = (tmp_path / "report" / "report" / "trials.csv").read_text()
     assert text == table(asked, machines[0])
     assert [row["state"] for row in csv.DictReader(text.splitlines())] == ["finished"] * 8
+
+
+def test_a_database_whose_tables_another_machine_is_making_is_tried_again(tmp_path, monkeypatch):
+    made, calls = storage.RDBStorage, []
+
+    def first_fails(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise IntegrityError("", {}, Exception("UNIQUE constraint failed: alembic_version.version_num"))
+        return made(*args, **kwargs)
+
+    monkeypatch.setattr(storage, "RDBStorage", first_fails)
+    monkeypatch.setattr(storage, "RETRY", 0.0)
+    assert storage.connect(f"sqlite:///{tmp_path}/store.db", tmp_path).get_all_studies() == []
+    assert len(calls) == 2
 
 
 def stuck(asked, at):
@@ -138,8 +154,8 @@ def stuck(asked, at):
 
 
 def test_a_run_whose_worker_was_killed_is_run_by_another_machine(tmp_path):
-    asked, storage = plan(PLAN), tmp_path / "shared.journal"
-    dead, alive, idle = (place(tmp_path, storage, name) for name in ("dead", "alive", "idle"))
+    asked, store = plan(PLAN), tmp_path / "shared.journal"
+    dead, alive, idle = (place(tmp_path, store, name) for name in ("dead", "alive", "idle"))
     process = process_context([shared.__name__]).Process(target=stuck, args=(asked, dead))
     process.start()
     while not (dead.out / "begun").exists():
@@ -154,7 +170,7 @@ def test_a_run_whose_worker_was_killed_is_run_by_another_machine(tmp_path):
     work(asked, dead)
     assert table(asked, alive) == table(asked, dead) == table(asked, idle)
     assert table(asked, alive).count("finished") == 8
-    assert counts(connect(str(storage), tmp_path)) == (8, 8, 1)
+    assert counts(storage.connect(str(store), tmp_path)) == (8, 8, 1)
 
 
 def test_runs_that_are_finished_without_a_store_are_put_into_one(tiny, tmp_path, monkeypatch):
