@@ -23,6 +23,18 @@ def compare(
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the runs and the report.")] = Path("compare"),
     workers: Annotated[int, typer.Option(metavar="INTEGER", help="Processes on this machine.", min=1)] = 1,
+    storage: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="A store for machines without a folder in common: postgresql://..., mysql://..., grpc://HOST:PORT, or "
+            "a file.",
+        ),
+    ] = "",
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The comparison's name in the store; by default the plan's title."),
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Run nothing; report what is finished.")] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use an accelerator.")] = False,
     checkpoint_seconds: Annotated[
@@ -37,12 +49,14 @@ def compare(
     that is; trials.csv beside it has every run.
 
     A comparison that was stopped, even killed, goes on when the same command is given again; several of them, on
-    machines that share the folder, do it together.
+    machines that share the folder, do it together. With one --storage machines need no folder in common: each lays the
+    runs of the others into its own --out, and writes the same report.
 
     For example:
 
     - adabelief compare --example > plan.toml
     - adabelief compare plan.toml --out compare --workers 2
+    - adabelief compare plan.toml --storage postgresql://USER@HOST/NAME
     - adabelief compare plan.toml --out compare --report
     """
     console = plain_console()
@@ -62,15 +76,18 @@ def compare(
         for workload in asked.workloads:
             searches(asked, workload)  # refuses what a task or an optimizer does not take
         prepare(out)
-        from adabelief.lab.compare.conduct import conduct
+        from adabelief.lab.compare.conduct import conduct, gather
         from adabelief.lab.compare.work import Place
         from adabelief.lab.report import comparison
         from adabelief.lab.report.answer import answer
 
         command = shlex.join(["adabelief", "compare", plan.name, "--out", out.name, "--report"])
+        place = Place(out, cpu, checkpoint_seconds, storage, name or asked.title)
         try:
             if not report:
-                conduct(asked, Place(out, cpu, checkpoint_seconds), workers=workers, console=console)
+                conduct(asked, place, workers=workers, console=console)
+            elif storage:
+                gather(asked, place)
         finally:  # stopped or not, what is finished is reported
             verdict = comparison.write(asked, out, out / REPORT, command=command)
         for sentence in answer(verdict):

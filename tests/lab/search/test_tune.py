@@ -160,7 +160,7 @@ def test_an_interrupted_trial_is_put_back_and_costs_nothing(console):
 
 def test_a_worker_elsewhere_that_gives_no_sign_of_life_is_dead_and_one_that_does_is_not(monkeypatch):
     here = search(trials=1, tables={"AdamW": {"lr": LR}})
-    monkeypatch.setattr("adabelief.lab.search.store._place", lambda: "elsewhere")
+    monkeypatch.setattr("adabelief.lab.search.ledger._place", lambda: "elsewhere")
     there = Store(here)
     there.replenish()
     _, trial = there.claim()
@@ -194,10 +194,10 @@ def test_a_trial_that_workers_die_of_has_failed(monkeypatch):
 def test_two_machines_that_plan_at_the_same_moment_do_nothing_twice():
     one = search()
     first, second = Store(one), Store(one)
-    second._by_slot = lambda arm: {slot: [] for slot in range(one.trials)}  # it looked before the first had planned
+    second.by_slot = lambda study: {slot: [] for slot in range(one.trials)}  # it looked before the first had planned
     first.replenish()
     second.replenish()
-    del second._by_slot
+    del second.by_slot
     assert len(raw(one)) == 12
     calls = []
     work(replace(one, objective=lambda trial: calls.append((trial.arm.name, trial.slot)) or 0.0))

@@ -75,14 +75,15 @@ def conduct(plan: Plan, place: Place, *, workers: int, console: Console) -> None
         console: Where the budget and the progress go.
 
     Raises:
-        ValueError: If a run is refused.
-        OSError: If data cannot be read or a file cannot be written.
+        ValueError: If a run is refused, or the store has another comparison of this name.
+        OSError: If the store does not answer, data cannot be read or a file cannot be written.
         ChildProcessError: If too many workers are killed.
     """
     listed = [searches(plan, workload) for workload in plan.workloads]  # refused here, if at all
     runs = sum(len(trials) + len(plan.seeds) * len(trials[0].workload.arms) for trials in listed)
     console.print(f"{plan.title}: {runs:,} runs. The first one of each workload is timed.", soft_wrap=True)
-    console.print(table([_budget(plan, trials, place) for trials in listed], workers))
+    with work.opened(plan, place) as begun:
+        console.print(table([_budget(plan, trials, place, begun) for trials in listed], workers))
     progress = Progress(plan, place, runs, workers, console)
     with shown(progress.line, console):
         if workers == 1:
@@ -92,14 +93,28 @@ def conduct(plan: Plan, place: Place, *, workers: int, console: Console) -> None
     progress.tick()
 
 
-def _budget(plan: Plan, trials: Sequence[Trial], place: Place) -> Budget:
+def gather(plan: Plan, place: Place) -> None:
+    """Has the folder of a comparison have what others finished who share its store.
+
+    Raises:
+        ValueError: If the store has another comparison of this name.
+        OSError: If it does not answer, or a file cannot be written.
+    """
+    with work.opened(plan, place) as begun:
+        for workload in plan.workloads:
+            search = searches(plan, workload)
+            begun.open(search)
+            begun.open(planned(plan, search, place))
+
+
+def _budget(plan: Plan, trials: Sequence[Trial], place: Place, begun: work.Runs) -> Budget:
     """The budget of a workload, whose first trial is run for it unless it has been."""
-    first, start, costs = trials[0], time.perf_counter(), Costs(place.out)
-    begins = not work.is_finished(first, place.out)
-    work.run(first, place)
+    first, costs, waiting = trials[0], Costs(place.out), begun.open(trials)
+    start = time.perf_counter()
+    begins = first in waiting and begun.attempt(first)
     costs.note(first, time.perf_counter() - start if begins else 0.0)
     waiting = planned(plan, trials, place)
-    done = {trial.folder for trial in waiting if work.is_finished(trial, place.out)}
+    done = {trial.folder for trial in waiting} - {trial.folder for trial in begun.open(waiting)}
     for trial in waiting:
         if trial is not first and trial.folder in done:
             costs.note(trial)

@@ -1,19 +1,21 @@
 """The work of a comparison: workers that take runs from the plan until none is left.
 
 There is no list of who does what. Every worker goes through the runs in the plan's order, and takes the first that is
-not finished and that nobody is at: a run's folder has a lock, which the system frees when its process dies, and a
-checkpoint, from which the next worker goes on. So workers can be started, stopped and killed at any time, on all
-machines that share the folder, and the numbers stay the same.
+not finished and that nobody is at. On machines that share the folder its locks say who is at what: a run's folder has
+one, which the system frees when its process dies, and a checkpoint, from which the next worker goes on. With a store
+that says it, and machines need no folder in common (`compare.shared`). So workers can be started, stopped and killed at
+any time, and the numbers stay the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from adabelief.lab import files
 from adabelief.lab.compare.plan import Plan
@@ -28,11 +30,68 @@ POLL = 0.3
 
 
 class Place(NamedTuple):
-    """Where a comparison is made: its folder, without an accelerator or with one, and how often it is saved."""
+    """Where a comparison is made.
+
+    Attributes:
+        out: Its folder.
+        cpu: Do not use an accelerator.
+        checkpoint_seconds: At least this long between two checkpoints within an epoch.
+        storage: A store that says who is at which run; without one the folder does.
+        name: What the comparison is called there.
+    """
 
     out: Path
     cpu: bool = False
     checkpoint_seconds: float = 60.0
+    storage: str = ""
+    name: str = ""
+
+
+class Runs(Protocol):
+    """What says which runs are over and who is at which."""
+
+    def open(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those runs of a workload that are not over yet."""
+
+    def attempt(self, trial: Trial) -> bool:
+        """Runs what is left of a run; returns whether it is over, which it is not where somebody else is at it."""
+
+
+class Folder:
+    """The locks and results in the folder of a comparison."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def open(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those runs that are not over yet."""
+        return [trial for trial in trials if not is_finished(trial, self._place.out)]
+
+    def attempt(self, trial: Trial) -> bool:
+        """Runs what is left of a run; returns whether it is over."""
+        return run(trial, self._place)
+
+
+@contextmanager
+def opened(plan: Plan, place: Place, parent: BaseProcess | None = None) -> Iterator[Runs]:
+    """What says which runs of a comparison are over: its store, or its folder.
+
+    Args:
+        plan: What to do.
+        place: Where.
+        parent: The process to end with, where another one started this one.
+
+    Raises:
+        ValueError: If the store has another comparison of this name.
+        OSError: If it does not answer.
+    """
+    if not place.storage:
+        yield Folder(place)
+        return
+    from adabelief.lab.compare.shared import Shared  # optuna takes its time
+
+    with closing(Shared(plan, place, parent)) as shared:
+        yield shared
 
 
 def run(trial: Trial, place: Place) -> bool:
@@ -54,10 +113,15 @@ def run(trial: Trial, place: Place) -> bool:
             console=silent_console(),
         )
     except (RuntimeError, ArithmeticError) as error:  # of the training itself: it would fail again
-        (place.out / trial.folder).mkdir(parents=True, exist_ok=True)
-        files.write(place.out / trial.folder / FAILURE, f"{type(error).__name__}: {error}\n")
+        fail(trial, place.out, f"{type(error).__name__}: {error}")
         return True
     return bool(done)
+
+
+def fail(trial: Trial, out: Path, reason: str) -> None:
+    """Keeps that a trial has failed for good, and why."""
+    (out / trial.folder).mkdir(parents=True, exist_ok=True)
+    files.write(out / trial.folder / FAILURE, f"{reason}\n")
 
 
 def is_finished(trial: Trial, out: Path) -> bool:
@@ -65,30 +129,34 @@ def is_finished(trial: Trial, out: Path) -> bool:
     return any((out / trial.folder / name).exists() for name in ("result.json", FAILURE))
 
 
-def work(plan: Plan, place: Place, *, tick: Callable[[], None] = lambda: None) -> None:
+def work(
+    plan: Plan, place: Place, *, tick: Callable[[], None] = lambda: None, parent: BaseProcess | None = None
+) -> None:
     """Works, workload by workload, until every run of a plan is finished, by this worker or by others.
 
     Args:
         plan: What to do.
         place: Where.
         tick: Called after every run, and while others are waited for.
+        parent: The process to end with, where another one started this one.
 
     Raises:
-        ValueError: If a run is refused.
-        OSError: If data cannot be read or a file cannot be written.
+        ValueError: If a run is refused, or the store has another comparison of this name.
+        OSError: If the store does not answer, data cannot be read or a file cannot be written.
     """
-    for workload in plan.workloads:
-        search = searches(plan, workload)
-        _finish(search, place, tick)
-        picked = winners(read(place.out, search))
-        _finish(finals(plan, workload, picked), place, tick)
+    with opened(plan, place, parent) as runs:
+        for workload in plan.workloads:
+            search = searches(plan, workload)
+            _finish(search, runs, tick)
+            picked = winners(read(place.out, search))
+            _finish(finals(plan, workload, picked), runs, tick)
 
 
-def _finish(trials: Sequence[Trial], place: Place, tick: Callable[[], None]) -> None:
-    while waiting := [trial for trial in trials if not is_finished(trial, place.out)]:
+def _finish(trials: Sequence[Trial], runs: Runs, tick: Callable[[], None]) -> None:
+    while waiting := runs.open(trials):
         progress = False
         for trial in waiting:
-            progress |= run(trial, place)
+            progress |= runs.attempt(trial)
             tick()
         if not progress:
             time.sleep(POLL)
@@ -110,4 +178,4 @@ def _work(plan: Plan, place: Place, parent: BaseProcess | None) -> None:
         if parent is not None and not parent.is_alive():
             raise SystemExit
 
-    work(plan, place, tick=tick)
+    work(plan, place, tick=tick, parent=parent)

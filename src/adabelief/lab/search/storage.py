@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +30,10 @@ DRIVERS = {
 """For each kind of database the package to install, and the drivers as SQLAlchemy and as Python call them."""
 
 EXAMPLES = "postgresql://USER@HOST/NAME, mysql://USER@HOST/NAME, grpc://HOST:PORT, or a file in a shared folder"
+
+
+TRIES, RETRY = 5, 1.0
+"""So often, and so many seconds later, the tables of a new database are looked for."""
 
 
 class StoreGone(OSError):
@@ -92,9 +98,20 @@ def connect(storage: str, out: Path) -> BaseStorage:
         if storage.startswith((*DRIVERS, "mariadb")):
             patience = {"connect_timeout": 10}
         try:
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": patience})
+            return _database(url, {"pool_pre_ping": True, "connect_args": patience})
         except (ArgumentError, ImportError, ValueError) as error:
             raise ValueError(f"storage={shown(storage)!r}: {_line(error)}; give, say, {EXAMPLES}") from None
+
+
+def _database(url: str, options: dict[str, Any], tries: int = TRIES) -> RDBStorage:
+    """A database, whose tables another machine may be making at this very moment."""
+    try:
+        return RDBStorage(url, engine_kwargs=options)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        if tries == 1 or not re.search("already exists|unique|duplicate", _line(error), re.IGNORECASE):
+            raise
+    time.sleep(RETRY)
+    return _database(url, options, tries - 1)
 
 
 def _with_driver(storage: str) -> str:

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from adabelief.lab.search.ledger import DEATHS, Alive
 from adabelief.lab.search.search import Search, Trial
 from adabelief.lab.search.space import Arm
 from adabelief.lab.search.storage import StoreGone
-from adabelief.lab.search.store import DEATHS, Store
+from adabelief.lab.search.store import Store
 
 POLL = 0.5
 """Seconds between two looks for what others may leave behind."""
 
-GLANCE = 1.0
-"""Seconds between two looks at who this worker works for."""
-
 NOBODYS_FAULT = (OSError, ImportError, MemoryError)
 """What ends a search instead of counting against an arm: no disk, no data, no store, no package."""
-
-
-class Alive(Protocol):
-    """What says whether it is alive: a process."""
-
-    def is_alive(self) -> bool:
-        """Whether it is."""
 
 
 def work(search: Search, *, after: Callable[[], None] = lambda: None, parent: Alive | None = None) -> None:
@@ -75,7 +64,7 @@ def _run(store: Store, arm: Arm, trial: optuna.Trial, parent: Alive | None) -> N
             raise optuna.TrialPruned
 
     note = partial(store.note, trial)
-    with _threads_kept(), _beating(store, trial, parent):
+    with _threads_kept(), store.beating(trial, parent):
         try:
             values = store.suggest(arm, trial)
             settings = arm.settings(values, search.usual.get(arm.name))
@@ -120,34 +109,6 @@ def _lose(store: Store, trial: optuna.Trial, name: str, reason: str | bool) -> N
     with suppress(UpdateFinishedTrialError):
         store.note(trial, name, reason)
         store.tell(trial, TrialState.COMPLETE, store.search.worst)
-
-
-@contextmanager
-def _beating(store: Store, trial: optuna.Trial, parent: Alive | None) -> Iterator[None]:
-    """Signs of life, as long as there is somebody to work for."""
-    over = threading.Event()
-
-    def beat() -> None:
-        last, count = time.monotonic(), 0
-        while not over.wait(min(GLANCE, store.search.beat)):
-            if parent is not None and not parent.is_alive():
-                os._exit(1)
-            if time.monotonic() - last < store.search.beat:
-                continue
-            last, count = time.monotonic(), count + 1
-            with suppress(OSError):  # the store may be back before the trial is over
-                try:
-                    store.beat(trial, count)
-                except UpdateFinishedTrialError:
-                    return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from adabelief.lab.engine.workers import REPLACED, hire, plain, threads
+from adabelief.lab.search.ledger import Alive
 from adabelief.lab.search.search import Search
-from adabelief.lab.search.work import POLL, Alive, work
+from adabelief.lab.search.work import POLL, work
 
 PRELOAD = ("adabelief.lab.search.work", "adabelief.lab.search.trial")
 """Modules that every worker needs."""
