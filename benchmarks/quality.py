@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 from adabelief.lab.compare.conduct import conduct
 from adabelief.lab.compare.plan import Plan, read
 from adabelief.lab.compare.results import Results, results
-from adabelief.lab.compare.work import Place
+from adabelief.lab.compare.running import Place
 
 SHARE = 0.5
 """Of the seeds' standard deviation: how far the interval may reach."""

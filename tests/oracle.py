@@ -7,11 +7,12 @@ what PyTorch's optimizers step, and imports torch where tensors are made.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adabelief.rule import reference_step
+from adabelief.rule import coefficients, reference_step
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,9 @@ RULE_OPTIONS = {
     *("lr", "betas", "eps", "weight_decay", "weight_decouple", "fixed_decay", "rectify", "degenerated_to_sgd"),
     *("max_update", "amsgrad", "maximize", "use_gc", "gc_conv_only", "gc_loc", "k", "alpha"),
 }
+
+
+BETAS = signature(coefficients).parameters["betas"].default
 
 
 def tolerance(eps: float) -> float:
@@ -77,7 +81,7 @@ class Walk:
             state = {name: np.moveaxis(np.asarray(x), -1, 0) for name, x in state.items()}
         previous = self.state
         expected, self.state = reference_step(before, gradient, previous, **options)
-        self._reached(previous, options["betas"])
+        self._reached(previous, options.get("betas", BETAS))
         assert_state(state, self.state, self.reach if "small means" in self.allowing else {})
         if "slow_buffer" in state:  # weights they are, too: the next step starts where these are
             self.state = self.state | {"slow_buffer": wide(state["slow_buffer"])}

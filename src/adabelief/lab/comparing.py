@@ -77,7 +77,7 @@ def compare(
             searches(asked, workload)  # refuses what a task or an optimizer does not take
         prepare(out)
         from adabelief.lab.compare.conduct import conduct, gather
-        from adabelief.lab.compare.work import Place
+        from adabelief.lab.compare.running import Place
         from adabelief.lab.report import comparison
         from adabelief.lab.report.answer import answer
 

@@ -11,12 +11,12 @@ from scipy import stats
 
 from adabelief.lab import tasks
 from adabelief.lab.analysis.runs import load
-from adabelief.lab.compare import work
+from adabelief.lab.compare import running, work
 from adabelief.lab.compare.plan import plan
 from adabelief.lab.compare.results import results, trials_csv, unplanned
+from adabelief.lab.compare.running import Place
 from adabelief.lab.compare.trials import FINALS, read, searches
 from adabelief.lab.compare.verdict import judge, rates
-from adabelief.lab.compare.work import Place
 from adabelief.lab.report import comparison
 from adabelief.lab.report.answer import answer
 from tests.lab.tiny import reading
@@ -214,7 +214,7 @@ def test_it_can_be_reported_at_any_time(tmp_path):
     assert "waiting for a first trial" in nothing
     assert "every trial was lost" not in nothing
     for trial in searches(asked, asked.workloads[0])[:5]:
-        work.run(trial, Place(tmp_path, cpu=True))
+        running.run(trial, Place(tmp_path, cpu=True))
     verdict = comparison.write(asked, tmp_path, tmp_path / "report", command="x")
     assert "not judged yet on one and two" in " ".join(answer(verdict))
     assert "of the search, 4 runs are left" in (tmp_path / "report" / "report.md").read_text()
@@ -256,9 +256,9 @@ def test_an_error_in_training_is_a_loss_too_and_is_not_repeated(tmp_path, monkey
     def fail(*args, **kwargs):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(work.session, "run", fail)
-    assert work.run(trial, Place(tmp_path, cpu=True))
-    assert work.is_finished(trial, tmp_path)
+    monkeypatch.setattr(running.session, "run", fail)
+    assert running.run(trial, Place(tmp_path, cpu=True))
+    assert running.is_finished(trial, tmp_path)
     (done,) = read(tmp_path, [trial])
     assert (done.lost, done.failure) == (True, "RuntimeError: no such kernel")
 
@@ -272,18 +272,18 @@ def kept(folder):
 def test_stopped_at_random_steps_it_ends_with_the_same_numbers(out, tmp_path, monkeypatch):
     """An exception in any step stands for a kill: the next worker goes on from what is on the disk."""
     generator = np.random.default_rng(3)
-    real = work.session.run
+    real = running.session.run
 
     class Kill(Exception):
         pass
 
-    class Killer(work.HoldingBack):
+    class Killer(running.HoldingBack):
         def after_step(self, run):
             super().after_step(run)
             if generator.random() < 0.1:
                 raise Kill
 
-    monkeypatch.setattr(work, "HoldingBack", Killer)
+    monkeypatch.setattr(running, "HoldingBack", Killer)
     kills = 0
     while True:
         try:
@@ -292,5 +292,5 @@ def test_stopped_at_random_steps_it_ends_with_the_same_numbers(out, tmp_path, mo
         except Kill:
             kills += 1
     assert kills > 3
-    assert work.session.run is real
+    assert running.session.run is real
     assert kept(tmp_path) == kept(out)

@@ -10,8 +10,8 @@ from rich.console import Console
 from adabelief.lab import tasks
 from adabelief.lab.compare.conduct import Budget, Costs, Progress, left, table
 from adabelief.lab.compare.plan import plan
+from adabelief.lab.compare.running import Place
 from adabelief.lab.compare.trials import searches
-from adabelief.lab.compare.work import Place
 from tests.lab.tiny import reading
 
 PLAN = {

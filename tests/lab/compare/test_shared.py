@@ -21,9 +21,10 @@ from adabelief.lab.compare import shared
 from adabelief.lab.compare.conduct import conduct, gather
 from adabelief.lab.compare.plan import plan, read
 from adabelief.lab.compare.results import results, trials_csv
+from adabelief.lab.compare.running import Place
 from adabelief.lab.compare.shared import Shared
 from adabelief.lab.compare.trials import FAILURE, searches
-from adabelief.lab.compare.work import Place, work
+from adabelief.lab.compare.work import work
 from adabelief.lab.console import silent_console
 from adabelief.lab.engine.observers import HoldingBack
 from adabelief.lab.engine.workers import process_context
@@ -177,7 +178,7 @@ def test_runs_that_are_finished_without_a_store_are_put_into_one(tiny, tmp_path,
     asked, at = plan(PLAN), place(tmp_path, tmp_path / "shared.journal", "here")
     work(asked, at._replace(storage=""))
     before = table(asked, at)
-    monkeypatch.setattr("adabelief.lab.compare.work.session", None)  # nothing is run again
+    monkeypatch.setattr("adabelief.lab.compare.running.session", None)  # nothing is run again
     work(asked, at)
     there = at._replace(out=tmp_path / "there")
     gather(asked, there)

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from adabelief.lab.compare import work
 from adabelief.lab.compare.plan import Plan, Workload
+from adabelief.lab.compare.running import Place, is_finished
 from adabelief.lab.compare.trials import FINALS, Trial, finals, read, searches, winners
-from adabelief.lab.compare.work import Place
 from adabelief.lab.engine.folder import RunFolder
 from adabelief.lab.engine.progress import Line, shown
 
@@ -133,7 +133,7 @@ def left(plan: Plan, waiting: Sequence[Trial], done: Container[Path]) -> Counter
 
 def planned(plan: Plan, search: Sequence[Trial], place: Place) -> list[Trial]:
     """All runs of a workload that are known so far: its finals are, once its search is over."""
-    if any(not work.is_finished(trial, place.out) for trial in search):
+    if any(not is_finished(trial, place.out) for trial in search):
         return list(search)
     return [*search, *finals(plan, search[0].workload, winners(read(place.out, search)))]
 
@@ -189,7 +189,7 @@ class Progress:
         for i, trials in enumerate(self._trials):
             if trials[-1].stage != FINALS:  # those of the finals are known as soon as the search is over
                 self._trials[i] = planned(self._plan, trials, self._place)
-        return [trial for trials in self._trials for trial in trials if work.is_finished(trial, self._place.out)]
+        return [trial for trials in self._trials for trial in trials if is_finished(trial, self._place.out)]
 
     def _note(self, trial: Trial) -> None:
         self._told.add(trial.folder)

@@ -27,8 +27,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from adabelief.lab import files
 from adabelief.lab.compare.plan import Plan, Workload
+from adabelief.lab.compare.running import Place, fail, is_finished, run
 from adabelief.lab.compare.trials import FAILURE, Trial, read
-from adabelief.lab.compare.work import Place, fail, is_finished, run
 from adabelief.lab.engine.folder import Busy, RunFolder
 from adabelief.lab.search.ledger import DEATHS, Alive, Ledger, counted
 from adabelief.lab.search.storage import StoreGone, answering, unwarned
