@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +34,20 @@ def check(group: Group) -> None:
         raise ValueError("foreach=True cannot be recorded by autograd; use foreach=None with differentiable=True")
     if group["skip_nonfinite"] and group["differentiable"]:
         raise ValueError("skip_nonfinite=True has no derivative for autograd to record; use differentiable=False")
+
+
+def refuse(group: Mapping[str, Any], names: Iterable[str], needs: str, remedy: str = "") -> None:
+    """Raises ValueError for the first of some options that is chosen, where a way of stepping lacks what it needs.
+
+    Args:
+        group: The options.
+        names: Which of them.
+        needs: What they need, and why it is not there.
+        remedy: What else helps, beside the option's own False.
+    """
+    for name in names:
+        if group.get(name):
+            raise ValueError(f"{name}=True needs {needs}; use {name}=False{remedy}")
 
 
 def check_parameters(group: Group) -> None:

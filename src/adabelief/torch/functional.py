@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adabelief.torch import internals
+from adabelief.torch import checks, internals
 from adabelief.torch.base import Base
 from adabelief.torch.optimizer import AdaBelief, AdaBeliefW
 from adabelief.torch.ranger import RangerAdaBelief
@@ -110,12 +110,8 @@ class Functional(Base):
 
 def _refuse(options: Mapping[str, Any]) -> None:
     """Raises ValueError for options that need all gradients."""
-    for name in ("skip_nonfinite", "differentiable"):
-        if options.get(name):
-            raise ValueError(
-                f"{name}=True needs the gradients of all parameters at once, and the functional form is handed some at "
-                f"a time; use {name}=False"
-            )
+    needs = "the gradients of all parameters at once, and the functional form is handed some at a time"
+    checks.refuse(options, ("skip_nonfinite", "differentiable"), needs)
 
 
 class FunctionalAdaBelief(Functional, AdaBelief):

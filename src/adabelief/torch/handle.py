@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from adabelief.torch.base import Base
+from torch import Tensor
+
+from adabelief.torch.base import Base, Group
 
 
 def unchanged(optimizer: Any) -> Base:
@@ -41,6 +44,13 @@ class Handle(ABC):
     @abstractmethod
     def _step(self) -> None:
         """What the optimizer does in place of its own step."""
+
+    def _parts_of_groups(self, tensors: Iterable[tuple[int, Tensor]]) -> list[Group]:
+        """The optimizer's groups with some tensors alone, each given with the place of its group."""
+        params: dict[int, list[Tensor]] = {}
+        for i, x in tensors:
+            params.setdefault(i, []).append(x)
+        return [self.optimizer.param_groups[i] | {"params": ours} for i, ours in params.items()]
 
     def remove(self) -> None:
         """Ends it. A second call does nothing."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adabelief.options import MIB, check
-from adabelief.torch import finite, internals, state
+from adabelief.torch import checks, finite, internals, state
 from adabelief.torch.base import Base, Group
 from adabelief.torch.handle import Handle, unchanged
 
@@ -128,12 +128,12 @@ class Offload(Handle):
     def _refuse(self) -> None:
         """Raises ValueError for what cannot be stepped on the CPU."""
         for group in self.optimizer.param_groups:
-            for name in ("capturable", "differentiable"):
-                if group[name]:
-                    raise ValueError(
-                        f"{name}=True needs a step on the parameters' device, and offload makes it on the CPU; use "
-                        f"{name}=False, or train without offload"
-                    )
+            checks.refuse(
+                group,
+                ("capturable", "differentiable"),
+                "a step on the parameters' device, and offload makes it on the CPU",
+                ", or train without offload",
+            )
             for p in group["params"]:
                 if not internals.is_plain(p):
                     raise ValueError(
@@ -164,17 +164,10 @@ class Offload(Handle):
                     copying.fetch(after)
                 if batch:
                     copying.arrived(batch)
-                    self._step_batch(batch)
+                    groups = self._parts_of_groups(zip(batch.groups, batch.copies, strict=True))
+                    self._twin._step_groups(groups, kept=batch.kept)
                     copying.give_back(batch)
             copying.finish()
-
-    def _step_batch(self, batch: Batch) -> None:
-        """Steps copies."""
-        params: dict[int, list[Tensor]] = {}
-        for i, q in zip(batch.groups, batch.copies, strict=True):
-            params.setdefault(i, []).append(q)
-        groups = [self.optimizer.param_groups[i] | {"params": ours} for i, ours in params.items()]
-        self._twin._step_groups(groups, kept=batch.kept)
 
     def _arrange(self, groups: list[Group]) -> None:
         """Sorts parameters that have a gradient into batches and makes room for their copies, if that is not done."""

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from adabelief.options import MIB, check
-from adabelief.torch import internals
+from adabelief.torch import checks, internals
 from adabelief.torch.base import Base
 from adabelief.torch.handle import Handle, unchanged
 
@@ -141,12 +141,12 @@ class Release(Handle):
     def _attend(self) -> None:
         """Notes the groups as they are now, after it has refused what they must not ask for."""
         for group in self.optimizer.param_groups:
-            for name in ("skip_nonfinite", "differentiable"):
-                if group[name]:
-                    raise ValueError(
-                        f"{name}=True needs the gradients of all parameters until the step, and release frees them "
-                        f"inside backward; use {name}=False, or train without release"
-                    )
+            checks.refuse(
+                group,
+                ("skip_nonfinite", "differentiable"),
+                "the gradients of all parameters until the step, and release frees them inside backward",
+                ", or train without release",
+            )
             if any(map(internals.is_flat, group["params"])):
                 raise ValueError(
                     "params: FSDP1 reduces a flat parameter's gradient later than it arrives, so that it cannot be "
@@ -202,10 +202,7 @@ class Release(Handle):
 
     def _step_batch(self, batch: list[Tensor]) -> None:
         """Steps parameters and frees their gradients."""
-        params: defaultdict[int, list[Tensor]] = defaultdict(list)
-        for p in batch:
-            params[self._groups[id(p)]].append(p)
-        groups = [self.optimizer.param_groups[i] | {"params": ours} for i, ours in params.items()]
+        groups = self._parts_of_groups((self._groups[id(p)], p) for p in batch)
         if batch[0].is_cuda:
             internals.check_graph_capture(self.optimizer)
         with torch.no_grad():
